@@ -1,0 +1,1 @@
+"""Train, compare and use probes on every layer of a language model."""

@@ -1,0 +1,291 @@
+"""Labelled texts: read them, check every row, fill in what is missing, and split by group.
+
+No row is ever dropped, changed or reordered. Texts that must stay together (same scenario, near-duplicates) share a
+``group``, and a group lies in one split.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from strataprobe.errors import DataError
+from strataprobe.manifest import read_manifest, sha256_json
+from strataprobe.neardup import near_duplicate_groups
+from strataprobe.recipe import Recipe, recipe_from_json
+
+SPLITS = ("train", "val", "test")
+LABEL_FIELDS = ("label", "sentiment", "cognitive_action")
+_SPLIT_ALIASES = {"validation": "val", "dev": "val"}
+_GROUP_FIELDS = ("group", "pair_id")
+
+
+@dataclass(slots=True)
+class Text:
+    """One row. ``label`` is None where the row has none; ``score`` is a continuous target, None where it has none."""
+
+    id: str
+    text: str
+    label: str | None = None
+    split: str = ""
+    group: str = ""
+    score: float | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as it is written to JSONL: the standard fields first, then the recipe's own."""
+        row: dict[str, Any] = {"id": self.id, "text": self.text, "label": self.label}
+        if self.score is not None:
+            row["score"] = self.score
+        return row | {"split": self.split, "group": self.group} | self.fields
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Texts with their class names (sorted: position = label index) and, where known, the recipe they were made for."""
+
+    name: str
+    rows: list[Text]
+    class_names: list[str]
+    recipe: Recipe | None = None
+
+    @property
+    def sha256(self) -> str:
+        """A digest of everything that decides what is captured and trained on; the recipe's extra fields do not."""
+        return sha256_json([(r.id, r.text, r.label, r.score, r.split, r.group) for r in self.rows])
+
+    def label_indices(self) -> list[int]:
+        """Label index of each row, -1 for rows without a label."""
+        index = {name: i for i, name in enumerate(self.class_names)}
+        return [-1 if r.label is None else index[r.label] for r in self.rows]
+
+
+def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of a .jsonl, .csv, .parquet or .txt file (a text a line), each with its place ("file, line 3") for messages.
+
+    Raises DataError when the file is missing, of another kind, not UTF-8, or a line is not a JSON object.
+    """
+    if not path.is_file():
+        raise DataError(f"{path} is not a file: give a .jsonl, .csv, .parquet or .txt file of texts.")
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path} is of an unknown kind: texts are read from .jsonl, .csv, .parquet or .txt files.")
+    try:
+        return reader(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def parse_jsonl(lines: Iterable[str], source: str) -> list[tuple[str, dict[str, Any]]]:
+    """Rows of JSONL lines, blank lines passed over. Raises DataError naming the line that is not a JSON object."""
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{source}, line {number}"
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{place} is not JSON ({error.msg} at column {error.colno}): each line must be one JSON "
+                            "object.") from error
+        if not isinstance(value, dict):
+            raise DataError(f"{place} is not a JSON object: each line must look like {{\"text\": \"...\"}}.")
+        rows.append((place, value))
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        return parse_jsonl(file, str(path))
+
+
+def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        if "text" not in (reader.fieldnames or []):
+            raise DataError(f"{path} has no column 'text': its first line must name the columns.")
+        try:
+            return [
+                (f"{path}, line {reader.line_num}", {k: v for k, v in row.items() if k is not None and v not in (None, "")})
+                for row in reader
+            ]
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+
+
+def _read_txt(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        lines = file.read().splitlines()
+    return [(f"{path}, line {i}", {"text": line}) for i, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _read_parquet(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise DataError(f"{path} needs the parquet extra: pip install 'strataprobe[parquet]'.") from error
+    try:
+        records = pd.read_parquet(path).to_dict("records")
+    except ImportError as error:
+        raise DataError(f"{path} needs the parquet extra: pip install 'strataprobe[parquet]'.") from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
+    kept = [{str(k): v for k, v in record.items() if not (v is None or v != v)} for record in records]
+    return [(f"{path}, row {i}", record) for i, record in enumerate(kept, start=1)]
+
+
+def check_text(value: Any, place: str) -> str:
+    """The text of a row, unchanged. Raises DataError when it is missing, empty, not a string or not valid Unicode."""
+    if value is None:
+        raise DataError(f"{place} has no 'text': every row needs one.")
+    if not isinstance(value, str):
+        raise DataError(f"{place}: 'text' is {type(value).__name__}, not a string.")
+    if not value.strip():
+        raise DataError(f"{place} has an empty text: remove the row or fill it in.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place} holds half of a surrogate pair (character {error.start}), which is not text: "
+                        "repair the row.") from error
+    return value
+
+
+def _label_of(row: dict[str, Any], label_fields: Sequence[str], place: str) -> str | None:
+    for name in label_fields:
+        value = row.get(name)
+        if value is None:
+            continue
+        if isinstance(value, (list, dict, float)):
+            raise DataError(f"{place}: '{name}' is {type(value).__name__}, a label must be a string or a whole number.")
+        if str(value) == "":
+            raise DataError(f"{place}: '{name}' is empty; leave the field out where a row has no label.")
+        return str(value)
+    return None
+
+
+def _score_of(row: dict[str, Any], place: str) -> float | None:
+    value = row.get("score")
+    if value is None:
+        return None
+    try:
+        score = float(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: 'score' is {value!r}, not a number.") from error
+    if not math.isfinite(score):
+        raise DataError(f"{place}: 'score' is {value!r}; it must be finite.")
+    return score
+
+
+def _split_of(row: dict[str, Any], place: str) -> str:
+    value = str(row.get("split") or "")
+    value = _SPLIT_ALIASES.get(value, value)
+    if value and value not in SPLITS:
+        raise DataError(f"{place}: split {value!r} is none of {', '.join(SPLITS)}.")
+    return value
+
+
+def _parse_row(row: dict[str, Any], place: str, position: int, label_fields: Sequence[str]) -> Text:
+    group = next((str(row[name]) for name in _GROUP_FIELDS if row.get(name) is not None), "")
+    known = {"id", "text", "label", "split", "group", "score"}
+    return Text(
+        id=str(row["id"]) if row.get("id") is not None else f"{position:06d}",
+        text=check_text(row.get("text"), place),
+        label=_label_of(row, label_fields, place),
+        split=_split_of(row, place),
+        group=group,
+        score=_score_of(row, place),
+        fields={k: v for k, v in row.items() if k not in known},
+    )
+
+
+def read_dataset(path: str | Path, recipe: Recipe | None = None, seed: int = 0) -> Dataset:
+    """Read labelled texts from a file, or from the ``data/`` folder that ``generate`` wrote.
+
+    Missing ids, groups (near-duplicates together) and splits (70/15/15 by group, or the recipe's shares) are filled in,
+    the same way every time for the same file and ``seed``. Raises DataError for a bad row, naming file and line; for a
+    label that is none of the recipe's classes; and when two rows share an id.
+    """
+    path = Path(path)
+    if path.is_dir():
+        manifest = read_manifest(path, "generate")
+        recipe = recipe_from_json(manifest.config["recipe"]) if manifest.config.get("recipe") else recipe
+        path = path / manifest.details["combined"]
+    parsed = read_rows(path)
+    if not parsed:
+        raise DataError(f"{path} holds no texts.")
+    label_fields = [recipe.label_field, *LABEL_FIELDS] if recipe else LABEL_FIELDS
+    rows = [_parse_row(row, place, i, label_fields) for i, (place, row) in enumerate(parsed)]
+    seen: dict[str, str] = {}
+    for (place, _), row in zip(parsed, rows, strict=True):
+        if row.id in seen:
+            raise DataError(f"{place} has the id {row.id!r} of {seen[row.id]}: ids must differ.")
+        seen[row.id] = place
+        if recipe is not None and row.label is not None and row.label not in recipe.class_names:
+            raise DataError(f"{place}: class {row.label!r} is none of the recipe's: {', '.join(recipe.class_names)}.")
+    fill_groups(rows)
+    fill_splits(rows, recipe.split.as_tuple() if recipe else (0.70, 0.15, 0.15), seed)
+    found = sorted({r.label for r in rows if r.label is not None})
+    return Dataset(path.stem, rows, recipe.class_names if recipe else found, recipe)
+
+
+def fill_groups(rows: Sequence[Text]) -> None:
+    """Give rows without a group one, in place: near-duplicates share theirs."""
+    missing = [r for r in rows if not r.group]
+    taken = {r.group for r in rows}
+    for row, group in zip(missing, near_duplicate_groups([r.text for r in missing]), strict=True):
+        name = f"auto-{group:06d}"
+        while name in taken:
+            name = f"auto-{name}"
+        row.group = name
+
+
+def fill_splits(rows: Sequence[Text], fractions: tuple[float, float, float], seed: int) -> None:
+    """Give rows without a split one, in place, whole groups together; a group that has a split already keeps it."""
+    of_group = {r.group: r.split for r in rows if r.split}
+    missing = [r for r in rows if not r.split and r.group not in of_group]
+    assigned = split_by_group([r.group for r in missing], [r.label for r in missing], fractions, seed)
+    of_group |= {r.group: split for r, split in zip(missing, assigned, strict=True)}
+    for row in rows:
+        row.split = row.split or of_group[row.group]
+
+
+def split_by_group(
+    groups: Sequence[str], labels: Sequence[str | None], fractions: tuple[float, float, float], seed: int
+) -> list[str]:
+    """A split ("train", "val" or "test") for each row: whole groups, every class near its share, seeded.
+
+    Groups are taken in a seeded order, and each goes to the split that is furthest below its share of the classes the
+    group holds.
+    """
+    counts: dict[str, dict[str | None, int]] = {}
+    totals: dict[str | None, int] = {}
+    for group, label in zip(groups, labels, strict=True):
+        of_group = counts.setdefault(group, {})
+        of_group[label] = of_group.get(label, 0) + 1
+        totals[label] = totals.get(label, 0) + 1
+    missing = [{label: share * n for label, n in totals.items()} for share in fractions]
+    order = sorted(counts, key=lambda g: sha256_json([seed, g]))
+    chosen: dict[str, str] = {}
+    for group in sorted(order, key=lambda g: -sum(counts[g].values())):
+        need = [
+            sum(n * missing[s][label] / (fractions[s] * totals[label]) for label, n in counts[group].items())
+            for s in range(len(SPLITS))
+        ]
+        best = max(range(len(SPLITS)), key=lambda s: need[s])
+        for label, n in counts[group].items():
+            missing[best][label] -= n
+        chosen[group] = SPLITS[best]
+    return [chosen[g] for g in groups]
+
+
+def to_jsonl(rows: Iterable[Text]) -> str:
+    """Rows as JSONL, UTF-8 kept as it is, a newline after each."""
+    return "".join(json.dumps(r.to_json(), ensure_ascii=False) + "\n" for r in rows)

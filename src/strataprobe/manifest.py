@@ -1,0 +1,255 @@
+"""Stage folders: written under a temporary name, renamed when complete, each with a ``manifest.json``.
+
+The manifest holds what decided the contents (``config``, ``inputs``, ``model``) and what was written (``files`` with
+size and sha256), so that a finished stage can be recognised, skipped and verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from strataprobe.errors import StageError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+_KEY_NAME = "stage_key.json"
+_LIBRARIES = ("strataprobe", "torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy", "scikit-learn")
+
+
+class FileRecord(BaseModel):
+    """Size and sha256 of one file of a stage."""
+
+    model_config = ConfigDict(extra="forbid")
+    sha256: str
+    size_bytes: int
+
+
+class ModelIdentity(BaseModel):
+    """Which weights: ``name`` as the user gave it, ``revision`` a commit hash or a digest of the weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    revision: str
+
+
+class Manifest(BaseModel):
+    """Contents of ``manifest.json``; paths in ``files`` are relative to the folder, with forward slashes."""
+
+    model_config = ConfigDict(extra="forbid")
+    format_version: int = FORMAT_VERSION
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, str] = {}
+    model: ModelIdentity | None = None
+    files: dict[str, FileRecord] = {}
+    versions: dict[str, str] = {}
+    elapsed_s: float = 0.0
+    details: dict[str, Any] = {}
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON value, independent of key order."""
+    return sha256_bytes(json.dumps(value, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode())
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_file(path: Path) -> FileRecord:
+    """Size and sha256 of a file."""
+    return FileRecord(sha256=sha256_file(path), size_bytes=path.stat().st_size)
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """A record of every file below ``folder`` but the manifest and hidden files, sorted by path."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    names = {p.relative_to(folder).as_posix(): p for p in paths}
+    return {n: record_file(p) for n, p in names.items() if n not in (MANIFEST_NAME, _KEY_NAME) and "/." not in f"/{n}"}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and the libraries that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file aside, flush it to disk, and rename it into place: a reader sees the old file or the new one.
+
+    Raises StageError when there is no space left.
+    """
+    payload = data.encode("utf-8") if isinstance(data, str) else data
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with aside.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise StageError(f"{path} could not be written: {error.strerror or error}; free some space or choose another "
+                         "--out, then run the same command again.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically: indented, UTF-8, keys in the order given, no NaN."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours. Raises StageError when it is missing, cut short or not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise StageError(f"{path} is missing: run the command that writes it first.") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise StageError(f"{path} cannot be read ({error}): it is damaged; delete its folder and run the stage "
+                         "again.") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` into ``folder``, atomically."""
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
+
+
+def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
+    """Read the manifest of a finished stage folder.
+
+    Raises StageError when the folder or manifest is missing or damaged, belongs to another stage than ``stage``, or has
+    a format version this release does not read.
+    """
+    if not folder.is_dir():
+        raise StageError(f"{folder} is not a folder: give the folder that '{stage or 'an earlier stage'}' wrote.")
+    if not (folder / MANIFEST_NAME).is_file():
+        raise StageError(f"{folder} has no {MANIFEST_NAME}: it is not a finished stage folder.")
+    value = read_json(folder / MANIFEST_NAME)
+    if isinstance(value, dict) and value.get("format_version") != FORMAT_VERSION:
+        raise StageError(f"{folder / MANIFEST_NAME} has format version {value.get('format_version')!r}, this release "
+                         f"reads {FORMAT_VERSION}: use the release that wrote it, or run the stage again.")
+    try:
+        manifest = Manifest.model_validate(value)
+    except ValidationError as error:
+        raise StageError(f"{folder / MANIFEST_NAME} is damaged ({error.errors()[0]['msg']}): delete the folder and run "
+                         "the stage again.") from error
+    if stage is not None and manifest.stage != stage:
+        raise StageError(f"{folder} was written by '{manifest.stage}', not by '{stage}': give the folder of '{stage}'.")
+    return manifest
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """Problems of a stage folder against its manifest, a sentence each; empty when every byte is as written."""
+    manifest = read_manifest(folder)
+    problems = []
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing.")
+        elif path.stat().st_size != expected.size_bytes:
+            problems.append(f"{name} has {path.stat().st_size:,} bytes, {expected.size_bytes:,} were written.")
+        elif sha256_file(path) != expected.sha256:
+            problems.append(f"{name} has other contents than were written (sha256 differs).")
+    return problems
+
+
+def differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Names of the top-level entries that differ between two configurations, sorted."""
+    return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
+
+
+def describe_difference(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
+    """The first few differences between two configurations, short enough for a sentence."""
+    def short(value: Any) -> str:
+        text = json.dumps(value, ensure_ascii=False)
+        return text if len(text) <= 60 else text[:57] + "..."
+
+    names = differing(mine, theirs)
+    parts = [f"{n} {short(theirs.get(n))} there, {short(mine.get(n))} asked" for n in names[:3]]
+    return "; ".join(parts) + ("; ..." if len(names) > 3 else "")
+
+
+class StageFolder:
+    """One stage's folder on its way to completion.
+
+    ``key`` is everything that decides the contents, as JSON values. Work goes into ``work`` (a hidden sibling of
+    ``final``); ``commit`` renames it. An interrupted folder is taken up again only under the same key.
+    """
+
+    def __init__(self, final: Path, stage: str, key: dict[str, Any]) -> None:
+        self.final, self.stage, self.key = final, stage, json.loads(json.dumps(key))
+        self.work = final.with_name(f".{final.name}.partial")
+
+    def finished(self) -> Manifest | None:
+        """The manifest when this very stage is complete, None when there is none yet.
+
+        Raises StageError when ``final`` holds something else: another configuration, or files of the user's.
+        """
+        if not self.final.exists():
+            return None
+        if self.final.is_dir() and not any(self.final.iterdir()):
+            return None
+        manifest = read_manifest(self.final, self.stage)
+        theirs = {**manifest.config, **manifest.inputs}
+        if theirs != self.key:
+            raise StageError(f"{self.final} was made from something else ({describe_difference(self.key, theirs)}): "
+                             "choose another --out, or delete that folder.")
+        return manifest
+
+    def begin(self) -> bool:
+        """Make ``work`` ready; True when an interrupted attempt under the same key is being resumed.
+
+        Raises StageError when an interrupted attempt under another key is there.
+        """
+        key_file = self.work / _KEY_NAME
+        if key_file.is_file():
+            theirs = read_json(key_file)
+            if theirs == self.key:
+                return True
+            raise StageError(f"{self.work} holds an unfinished '{self.stage}' with other options "
+                             f"({describe_difference(self.key, theirs)}): finish it with those, or delete that folder.")
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StageError(f"{self.work} could not be made: {error.strerror or error}; choose another --out.") from error
+        write_json(key_file, self.key)
+        return False
+
+    def commit(self, manifest: Manifest) -> Manifest:
+        """Record the files, write the manifest, and rename ``work`` to ``final``."""
+        (self.work / _KEY_NAME).unlink(missing_ok=True)
+        manifest.files = record_files(self.work)
+        manifest.versions = library_versions()
+        write_manifest(self.work, manifest)
+        if self.final.is_dir() and not any(self.final.iterdir()):
+            self.final.rmdir()
+        if self.final.exists():
+            old = self.final.with_name(f".{self.final.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(self.final, old)
+            os.replace(self.work, self.final)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(self.work, self.final)
+        return manifest
