@@ -94,10 +94,11 @@ def parse_jsonl(lines: Iterable[str], source: str) -> list[tuple[str, dict[str, 
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{place} is not JSON ({error.msg} at column {error.colno}): each line must be one JSON "
-                            "object.") from error
+            raise DataError(
+                f"{place} is not JSON ({error.msg} at column {error.colno}): each line must be one JSON object."
+            ) from error
         if not isinstance(value, dict):
-            raise DataError(f"{place} is not a JSON object: each line must look like {{\"text\": \"...\"}}.")
+            raise DataError(f'{place} is not a JSON object: each line must look like {{"text": "..."}}.')
         rows.append((place, value))
     return rows
 
@@ -114,7 +115,10 @@ def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
             raise DataError(f"{path} has no column 'text': its first line must name the columns.")
         try:
             return [
-                (f"{path}, line {reader.line_num}", {k: v for k, v in row.items() if k is not None and v not in (None, "")})
+                (
+                    f"{path}, line {reader.line_num}",
+                    {k: v for k, v in row.items() if k is not None and v not in (None, "")},
+                )
                 for row in reader
             ]
         except csv.Error as error:
@@ -153,8 +157,9 @@ def check_text(value: Any, place: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(f"{place} holds half of a surrogate pair (character {error.start}), which is not text: "
-                        "repair the row.") from error
+        raise DataError(
+            f"{place} holds half of a surrogate pair (character {error.start}), which is not text: repair the row."
+        ) from error
     return value
 
 
@@ -213,14 +218,14 @@ def read_dataset(path: str | Path, recipe: Recipe | None = None, seed: int = 0) 
     the same way every time for the same file and ``seed``. Raises DataError for a bad row, naming file and line; for a
     label that is none of the recipe's classes; and when two rows share an id.
     """
-    path = Path(path)
-    if path.is_dir():
-        manifest = read_manifest(path, "generate")
+    source = Path(path)
+    if source.is_dir():
+        manifest = read_manifest(source, "generate")
         recipe = recipe_from_json(manifest.config["recipe"]) if manifest.config.get("recipe") else recipe
-        path = path / manifest.details["combined"]
-    parsed = read_rows(path)
+        source = source / manifest.details["combined"]
+    parsed = read_rows(source)
     if not parsed:
-        raise DataError(f"{path} holds no texts.")
+        raise DataError(f"{source} holds no texts.")
     label_fields = [recipe.label_field, *LABEL_FIELDS] if recipe else LABEL_FIELDS
     rows = [_parse_row(row, place, i, label_fields) for i, (place, row) in enumerate(parsed)]
     seen: dict[str, str] = {}
@@ -233,7 +238,7 @@ def read_dataset(path: str | Path, recipe: Recipe | None = None, seed: int = 0) 
     fill_groups(rows)
     fill_splits(rows, recipe.split.as_tuple() if recipe else (0.70, 0.15, 0.15), seed)
     found = sorted({r.label for r in rows if r.label is not None})
-    return Dataset(path.stem, rows, recipe.class_names if recipe else found, recipe)
+    return Dataset(source.stem, rows, recipe.class_names if recipe else found, recipe)
 
 
 def fill_groups(rows: Sequence[Text]) -> None:

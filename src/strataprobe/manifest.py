@@ -110,8 +110,10 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
-        raise StageError(f"{path} could not be written: {error.strerror or error}; free some space or choose another "
-                         "--out, then run the same command again.") from error
+        raise StageError(
+            f"{path} could not be written: {error.strerror or error}; free some space or choose another "
+            "--out, then run the same command again."
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -126,8 +128,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise StageError(f"{path} is missing: run the command that writes it first.") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise StageError(f"{path} cannot be read ({error}): it is damaged; delete its folder and run the stage "
-                         "again.") from error
+        raise StageError(
+            f"{path} cannot be read ({error}): it is damaged; delete its folder and run the stage again."
+        ) from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -147,13 +150,17 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
         raise StageError(f"{folder} has no {MANIFEST_NAME}: it is not a finished stage folder.")
     value = read_json(folder / MANIFEST_NAME)
     if isinstance(value, dict) and value.get("format_version") != FORMAT_VERSION:
-        raise StageError(f"{folder / MANIFEST_NAME} has format version {value.get('format_version')!r}, this release "
-                         f"reads {FORMAT_VERSION}: use the release that wrote it, or run the stage again.")
+        raise StageError(
+            f"{folder / MANIFEST_NAME} has format version {value.get('format_version')!r}, this release "
+            f"reads {FORMAT_VERSION}: use the release that wrote it, or run the stage again."
+        )
     try:
         manifest = Manifest.model_validate(value)
     except ValidationError as error:
-        raise StageError(f"{folder / MANIFEST_NAME} is damaged ({error.errors()[0]['msg']}): delete the folder and run "
-                         "the stage again.") from error
+        raise StageError(
+            f"{folder / MANIFEST_NAME} is damaged ({error.errors()[0]['msg']}): delete the folder and run "
+            "the stage again."
+        ) from error
     if stage is not None and manifest.stage != stage:
         raise StageError(f"{folder} was written by '{manifest.stage}', not by '{stage}': give the folder of '{stage}'.")
     return manifest
@@ -181,6 +188,7 @@ def differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 def describe_difference(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The first few differences between two configurations, short enough for a sentence."""
+
     def short(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) <= 60 else text[:57] + "..."
@@ -213,27 +221,37 @@ class StageFolder:
         manifest = read_manifest(self.final, self.stage)
         theirs = {**manifest.config, **manifest.inputs}
         if theirs != self.key:
-            raise StageError(f"{self.final} was made from something else ({describe_difference(self.key, theirs)}): "
-                             "choose another --out, or delete that folder.")
+            raise StageError(
+                f"{self.final} was made from something else ({describe_difference(self.key, theirs)}): "
+                "choose another --out, or delete that folder."
+            )
         return manifest
+
+    def pending_key(self) -> dict[str, Any] | None:
+        """The key of an interrupted attempt in ``work``, None when there is none."""
+        key_file = self.work / _KEY_NAME
+        return read_json(key_file) if key_file.is_file() else None
 
     def begin(self) -> bool:
         """Make ``work`` ready; True when an interrupted attempt under the same key is being resumed.
 
         Raises StageError when an interrupted attempt under another key is there.
         """
-        key_file = self.work / _KEY_NAME
-        if key_file.is_file():
-            theirs = read_json(key_file)
+        theirs = self.pending_key()
+        if theirs is not None:
             if theirs == self.key:
                 return True
-            raise StageError(f"{self.work} holds an unfinished '{self.stage}' with other options "
-                             f"({describe_difference(self.key, theirs)}): finish it with those, or delete that folder.")
+            raise StageError(
+                f"{self.work} holds an unfinished '{self.stage}' with other options "
+                f"({describe_difference(self.key, theirs)}): finish it with those, or delete that folder."
+            )
         try:
             self.work.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StageError(f"{self.work} could not be made: {error.strerror or error}; choose another --out.") from error
-        write_json(key_file, self.key)
+            raise StageError(
+                f"{self.work} could not be made: {error.strerror or error}; choose another --out."
+            ) from error
+        write_json(self.work / _KEY_NAME, self.key)
         return False
 
     def commit(self, manifest: Manifest) -> Manifest:

@@ -1,0 +1,64 @@
+"""Forward hooks on a model's blocks. They always come off, and nothing above the highest layer asked for is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strataprobe.models import LoadedModel
+
+Receiver = Callable[[int, Tensor], None]
+
+
+class _Enough(Exception):
+    """Raised inside the highest block's hook to end the pass there."""
+
+
+def hidden_of(output: Any) -> Tensor:
+    """The residual stream (B, T, D) in a block's output, which is a tensor or a tuple that begins with one."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    if not isinstance(hidden, Tensor) or hidden.ndim != 3:
+        raise TypeError(f"a block gave {type(hidden).__name__} where a (B, T, D) tensor was expected")
+    return hidden
+
+
+def run_layers(model: LoadedModel, ids: Tensor, mask: Tensor | None, layers: Sequence[int], receive: Receiver) -> None:
+    """Run one batch of token ids (B, T) and hand each layer's raw output (B, T, D) to ``receive(layer, hidden)``.
+
+    Layer 0 is what enters the first block. ``mask`` (B, T) is 1 on real tokens; None for causal models padded on the
+    right, whose real tokens never see the padding. Layers arrive in ascending order; the pass ends after the highest.
+    """
+    highest = max(layers)
+    handles = []
+
+    def after(layer: int) -> Callable[..., None]:
+        def hook(_module: Any, _args: Any, output: Any) -> None:
+            receive(layer, hidden_of(output))
+            if layer == highest:
+                raise _Enough
+
+        return hook
+
+    def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        receive(0, hidden_of(args[0] if args else kwargs["hidden_states"]))
+        if highest == 0:
+            raise _Enough
+
+    try:
+        if 0 in layers:
+            handles.append(model.blocks[0].register_forward_pre_hook(before, with_kwargs=True))
+        for layer in sorted(set(layers) - {0}):
+            handles.append(model.blocks[layer - 1].register_forward_hook(after(layer)))
+        extra = {"use_cache": False} if model.kind == "decoder" else {}
+        with torch.inference_mode():
+            try:
+                model.body(input_ids=ids, attention_mask=mask, **extra)
+            except _Enough:
+                return
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise RuntimeError(f"the pass ended before layer {highest} was reached")

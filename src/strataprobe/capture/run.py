@@ -1,0 +1,284 @@
+"""The capture stage: labelled texts and a model in, one HDF5 file a layer out.
+
+Layers and ``--eval`` texts that the folder holds already are not captured again; texts, model or options that differ are
+refused. Vectors go to shards while the model runs, and shards are closed into layer files at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from strataprobe.capture.batches import choose_batch_tokens, plan_batches
+from strataprobe.capture.close import close_layers, merged_texts
+from strataprobe.capture.positions import check_readouts
+from strataprobe.capture.reader import Reader, evaluation_mode
+from strataprobe.capture.shards import ShardFolder
+from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
+from strataprobe.dataset import Dataset, read_dataset
+from strataprobe.errors import DataError, OptionError, StageError
+from strataprobe.manifest import Manifest, StageFolder, library_versions, record_files, write_atomic, write_manifest
+from strataprobe.models import LoadedModel, load_model, say_choices
+from strataprobe.progress import Progress, note
+from strataprobe.store import TEXTS_NAME, parse_layers, span
+
+MAIN = "main"
+
+
+@dataclass
+class Corpus:
+    """Texts captured together: the main ones, or one ``--eval`` set; ``layers`` are those still to be captured."""
+
+    name: str
+    dataset: Dataset
+    layers: list[int]
+    rows: list[TokenRow] = field(default_factory=list)
+
+    @property
+    def eval_name(self) -> str | None:
+        """NAME of ``--eval NAME=FILE``; None for the main texts."""
+        return None if self.name == MAIN else self.name.removeprefix("eval_")
+
+
+def capture_stage(
+    data: str | Path,
+    model: Any,
+    out: Path,
+    *,
+    tokenizer: Any = None,
+    layers: str | Sequence[int] | None = None,
+    readouts: Sequence[str] | None = None,
+    prefix: str = "",
+    suffix: str | None = None,
+    template: str = "none",
+    max_tokens: int | None = None,
+    batch_tokens: int | str = "auto",
+    dtype: str = "auto",
+    device: str = "auto",
+    evals: Mapping[str, Path] | None = None,
+    seed: int = 0,
+) -> Manifest:
+    """Capture every layer asked for into ``out``, going on where an interrupted attempt stopped.
+
+    ``data`` is a file of texts or the folder that ``generate`` wrote, whose recipe gives suffix and readouts unless they
+    are named. ``readouts`` None is "auto". Layer 0 (embeddings) is always captured. Raises StageError when ``out`` holds
+    activations of other texts, another model or other options.
+    """
+    started_s = time.monotonic()
+    dataset = read_dataset(data, seed=seed)
+    loaded = load_model(model, tokenizer, dtype=dtype, device=device)
+    say_choices(loaded, dtype, device)
+    form = PromptForm(prefix, _choose_suffix(suffix, dataset, loaded), template)
+    chosen_readouts = _choose_readouts(readouts, dataset, loaded)
+    tokenizer_ = Tokenizer(loaded, form, max_tokens)
+    config = {
+        "model_revision": loaded.identity.revision,
+        "readouts": list(chosen_readouts),
+        "prefix": form.prefix,
+        "suffix": form.suffix,
+        "template": form.template,
+        "max_tokens": tokenizer_.max_tokens,
+        "dtype": loaded.dtype,
+        "class_names": dataset.class_names,
+    }
+    inputs = {"texts_sha256": dataset.sha256}
+    folder = StageFolder(out, "capture", {**config, **inputs})
+    existing = folder.finished()
+    _clear_leftovers(folder, existing)
+    wanted = sorted({0, *parse_layers(layers, loaded.n_layers)})
+    corpora = _corpora(dataset, evals or {}, wanted, existing, seed)
+    if not corpora:
+        assert existing is not None
+        note(f"capture: {out} holds layers {span(wanted)} already; nothing to do.")
+        return existing
+    if existing is not None:
+        note(
+            f"capture: {out} is kept; only {'; '.join(f'{c.name} layers {span(c.layers)}' for c in corpora)} are captured."
+        )
+    manifest = Manifest(stage="capture", config=config, inputs=inputs, model=loaded.identity)
+    return _Job(loaded, tokenizer_, form, chosen_readouts, corpora, out, existing, manifest, batch_tokens).run(
+        started_s
+    )
+
+
+def _choose_suffix(suffix: str | None, dataset: Dataset, model: LoadedModel) -> str:
+    if suffix is not None:
+        return suffix
+    recipe_suffix = dataset.recipe.suffix if dataset.recipe else ""
+    if recipe_suffix and model.kind == "encoder":
+        note("suffix: none (auto: an encoder reads the whole text at once)")
+        return ""
+    if recipe_suffix:
+        note(f"suffix: {recipe_suffix!r} (auto: the recipe's)")
+    return recipe_suffix
+
+
+def _choose_readouts(readouts: Sequence[str] | None, dataset: Dataset, model: LoadedModel) -> tuple[str, ...]:
+    if readouts is not None:
+        return check_readouts(readouts)
+    if model.kind == "encoder":
+        note("readout: mean (auto: the model is an encoder)")
+        return model.default_readouts
+    chosen = tuple(dataset.recipe.readouts) if dataset.recipe else model.default_readouts
+    note(f"readout: {', '.join(chosen)} (auto: the model is a decoder; the first is the primary one)")
+    return chosen
+
+
+def _corpora(
+    dataset: Dataset, evals: Mapping[str, Path], layers: list[int], existing: Manifest | None, seed: int
+) -> list[Corpus]:
+    """What is still to be captured. Raises StageError when an eval name stands for other texts in the folder."""
+    corpora = [Corpus(MAIN, dataset, layers)]
+    for name, path in sorted(evals.items()):
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise OptionError(f"--eval {name!r}: the name may hold only letters, digits, '_' and '-'.")
+        found = read_dataset(path, dataset.recipe, seed)
+        unknown = sorted(set(found.class_names) - set(dataset.class_names))
+        if unknown:
+            raise DataError(f"{path} has the class {unknown[0]!r}, the texts have {', '.join(dataset.class_names)}.")
+        corpora.append(Corpus(f"eval_{name}", Dataset(name, found.rows, dataset.class_names, dataset.recipe), layers))
+    held = existing.details["captured"] if existing else {}
+    for corpus in corpora:
+        have = held.get(corpus.name)
+        if have and have["texts_sha256"] != corpus.dataset.sha256:
+            raise StageError(
+                f"eval set {corpus.eval_name!r} was captured from other texts: give it another name, or "
+                "capture into another folder."
+            )
+        corpus.layers = sorted(set(corpus.layers) - set(have["layers"] if have else ()))
+    return [c for c in corpora if c.layers]
+
+
+def _shards_of(out: Path) -> Path:
+    return out.with_name(f".{out.name}.shards")
+
+
+def _clear_leftovers(folder: StageFolder, existing: Manifest | None) -> None:
+    """Remove what a kill in the last moment, after everything was in place, left behind."""
+    pending = folder.pending_key()
+    held = existing.details["captured"] if existing else {}
+    todo = pending["captured"].items() if pending else ()
+    if all(set(job["layers"]) <= set(held.get(name, {"layers": ()})["layers"]) for name, job in todo):
+        shutil.rmtree(folder.work, ignore_errors=True)
+        shutil.rmtree(_shards_of(folder.final), ignore_errors=True)
+
+
+class _Job:
+    """One capture on its way: tokens, shards, layer files, manifest."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        tokenizer: Tokenizer,
+        form: PromptForm,
+        readouts: tuple[str, ...],
+        corpora: list[Corpus],
+        out: Path,
+        existing: Manifest | None,
+        manifest: Manifest,
+        batch_tokens: int | str,
+    ) -> None:
+        self.model, self.tokenizer, self.form, self.readouts = model, tokenizer, form, readouts
+        self.corpora, self.out, self.existing, self.manifest = corpora, out, existing, manifest
+        self.batch_tokens = batch_tokens
+        todo = {c.name: {"layers": c.layers, "texts_sha256": c.dataset.sha256} for c in corpora}
+        self.folder = StageFolder(out, "capture", {**manifest.config, **manifest.inputs, "captured": todo})
+        self.shards = _shards_of(out)
+        self.details: dict[str, Any] = {"captured": {}}
+
+    def run(self, started_s: float) -> Manifest:
+        if not self.folder.begin():
+            shutil.rmtree(self.shards, ignore_errors=True)
+        budget = choose_batch_tokens(self.batch_tokens, self.model)
+        if self.batch_tokens == "auto":
+            why = "fixed on CPU" if self.model.device.type == "cpu" else "from the free memory"
+            note(f"batch-tokens: {budget:,} (auto: {why})")
+        self._tokenize()
+        shards = {c.name: ShardFolder.open(self.shards / c.name, self._plan(c, budget)) for c in self.corpora}
+        self._read(shards)
+        work = self.folder.work
+        attrs = self._attrs()
+        for corpus in self.corpora:
+            close_layers(
+                work, shards[corpus.name], corpus.dataset, corpus.layers, self.readouts, corpus.eval_name, attrs
+            )
+        texts = merged_texts(self.out if self.existing else None, self.corpora, shards)
+        write_atomic(work / TEXTS_NAME, texts)
+        return self._commit(started_s)
+
+    def _tokenize(self) -> None:
+        for corpus in self.corpora:
+            texts = corpus.dataset.rows
+            corpus.rows = self.tokenizer.rows([t.text for t in texts], [f"text {t.id!r}" for t in texts])
+            cut = [t.id for t, row in zip(texts, corpus.rows, strict=True) if row.truncated]
+            if cut:
+                note(
+                    f"{len(cut)} of {len(texts)} texts were longer than {self.tokenizer.max_tokens} tokens and were cut at "
+                    f"their end ({cut[0]!r} the first)."
+                )
+            held = self.existing.details["captured"].get(corpus.name) if self.existing else None
+            self.details["captured"][corpus.name] = {
+                "texts_sha256": corpus.dataset.sha256,
+                "layers": sorted({*corpus.layers, *(held["layers"] if held else ())}),
+                "n_texts": len(texts),
+                "n_tokens": sum(len(row.ids) for row in corpus.rows),
+                "n_truncated": len(cut),
+                "truncated_ids": cut[:100],
+            }
+
+    def _plan(self, corpus: Corpus, budget: int) -> list[Any]:
+        return plan_batches([len(row.ids) for row in corpus.rows], budget)
+
+    def _read(self, shards: dict[str, ShardFolder]) -> None:
+        total = sum(folder.n_rows for folder in shards.values())
+        todo = {name: folder.missing() for name, folder in shards.items()}
+        left = sum(len(shards[name].plan[i]) for name, batches in todo.items() for i in batches)
+        if left < total:
+            note(f"capture: {total - left:,} of {total:,} texts were read before the interruption and are kept.")
+        words = self.tokenizer.class_token_ids(self.corpora[0].dataset.class_names) if self.form.suffix else None
+        bar = Progress("capture", total, "texts", done=total - left)
+        with evaluation_mode(self.model), bar:
+            for corpus in self.corpora:
+                reader = Reader(self.model, corpus.layers, self.readouts, words)
+                folder, ids = shards[corpus.name], [t.id for t in corpus.dataset.rows]
+                for batch in todo[corpus.name]:
+                    picked = folder.plan[batch]
+                    folder.write(batch, reader.read([corpus.rows[i] for i in picked], [ids[i] for i in picked]))
+                    bar.advance(len(picked))
+
+    def _attrs(self) -> dict[str, Any]:
+        dataset = self.corpora[0].dataset
+        return {
+            "model_name": self.model.identity.name,
+            "model_revision": self.model.identity.revision,
+            "label_names": dataset.class_names,
+            "prefix": self.form.prefix,
+            "suffix": self.form.suffix,
+            "template": self.form.template,
+            "dtype": self.model.dtype,
+            "recipe_name": dataset.recipe.name if dataset.recipe else "",
+        }
+
+    def _commit(self, started_s: float) -> Manifest:
+        self.manifest.elapsed_s = round(time.monotonic() - started_s, 3)
+        self.manifest.details = self.details
+        if self.existing is None:
+            manifest = self.folder.commit(self.manifest)
+        else:
+            self.details["captured"] = {**self.existing.details["captured"], **self.details["captured"]}
+            manifest = self.manifest
+            manifest.versions = library_versions()
+            fresh = record_files(self.folder.work)
+            manifest.files = dict(sorted({**self.existing.files, **fresh}.items()))
+            for name in sorted(fresh):
+                shutil.copyfile(self.folder.work / name, self.out / f".{name}.tmp")
+                os.replace(self.out / f".{name}.tmp", self.out / name)
+            write_manifest(self.out, manifest)
+            shutil.rmtree(self.folder.work)
+        shutil.rmtree(self.shards, ignore_errors=True)
+        return manifest

@@ -1,0 +1,78 @@
+"""Which weights are these? A short digest of a model's files or parameters, quick even for large models.
+
+Small files are hashed whole. Of a large safetensors file the header and a sample of every tensor are hashed, so that a
+change of any layer's weights changes the digest; of any other large file, evenly spread blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+_WHOLE_BYTES = 64 * 2**20
+_SAMPLE_BYTES = 4096
+_WEIGHTS = (".safetensors", ".bin")
+_TOKENIZER_PARTS = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template", "spiece")
+
+
+def folder_revision(folder: Path) -> str:
+    """Digest of the config, tokenizer and weight files of a model folder, as "sha256:<hex>"."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name == "config.json":
+            digest.update(_config_bytes(path))
+        elif path.name.startswith(_TOKENIZER_PARTS) or path.suffix in _WEIGHTS:
+            digest.update(path.name.encode())
+            digest.update(_file_sample(path))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _config_bytes(path: Path) -> bytes:
+    """The configuration without the entries that change when a folder is saved again unchanged."""
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError):
+        return path.read_bytes()
+    kept = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+    return json.dumps(kept, sort_keys=True).encode()
+
+
+def _file_sample(path: Path) -> bytes:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size <= _WHOLE_BYTES:
+            return hashlib.file_digest(file, "sha256").digest()
+        digest = hashlib.sha256(struct.pack("<Q", size))
+        for offset in _sample_offsets(file, size) if path.suffix == ".safetensors" else range(0, size, size // 256):
+            file.seek(offset)
+            digest.update(file.read(_SAMPLE_BYTES))
+        return digest.digest()
+
+
+def _sample_offsets(file: Any, size: int) -> list[int]:
+    """The header, and the beginning and middle of every tensor of a safetensors file."""
+    header_size = struct.unpack("<Q", file.read(8))[0]
+    if header_size > size:
+        return [0]
+    header = json.loads(file.read(header_size))
+    offsets = list(range(0, 8 + header_size, _SAMPLE_BYTES))
+    for name in sorted(header.keys() - {"__metadata__"}):
+        begin, end = (8 + header_size + o for o in header[name]["data_offsets"])
+        offsets += [begin, (begin + end) // 2]
+    return offsets
+
+
+def parameters_revision(model: Any) -> str:
+    """Digest of a sample of every parameter of a loaded model, as "parameters:<hex>"; the dtype does not enter."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, len(flat) // 64)][:64].to(torch.float32).cpu().to(torch.bfloat16).view(torch.int16)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return f"parameters:{digest.hexdigest()}"
