@@ -1,0 +1,62 @@
+"""strataprobe compare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from strataprobe.cli import options as o
+from strataprobe.cli.output import interval, number, print_json, print_table
+
+
+def compare(
+    probes: Annotated[list[Path], typer.Option("--probes", help="Folder that 'train' wrote.")],
+    out: o.Out,
+    activations: Annotated[
+        list[Path] | None, typer.Option("--activations", help="Its activations; the folder beside it unless given.")
+    ] = None,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    config: o.Config = None,
+) -> None:
+    """Compare the layers honestly: curve, control, baselines, the best layer, a figure and a report.
+
+    Example: strataprobe compare --probes outputs/demo/probes --out outputs/demo
+    """
+    from strataprobe.compare.run import compare as compare_stage
+
+    document = compare_stage(probes, out, activations=activations, seed=seed)
+    if json:
+        print_json(document)
+        return
+    print_comparison(document)
+    print(f"report: {out / 'report.html'}")
+
+
+def print_comparison(document: dict[str, Any]) -> None:
+    """The table of layers, the baselines, and what was found."""
+    rows = []
+    for entry in document["layers"]:
+        best = entry["layer"] == document["best_layer"] and entry["readout"] == document["primary_readout"]
+        rows.append(
+            [
+                f"{entry['layer']}{' *' if best else ''}",
+                str(entry["block_index"]),
+                entry["readout"],
+                number(entry["cv_auc"]),
+                interval(entry["cv_auc_low"], entry["cv_auc_high"]),
+                number(entry["test_auc"]),
+                number(entry["test_accuracy"]),
+                number(entry["control_auc"]),
+            ]
+        )
+    columns = ["layer", "block", "readout", "cv AUC", "95 %", "test AUC", "accuracy", "control"]
+    print_table("", columns, rows)
+    baselines = document["baselines"].items() if isinstance(document["baselines"], dict) else ()
+    print_table("", ["baseline", "test AUC"], [[name, number(b["test_auc"])] for name, b in baselines])
+    for finding in document["findings"]:
+        if finding["level"] != "skipped":
+            print(f"{finding['code']} {finding['message']}")

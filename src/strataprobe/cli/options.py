@@ -1,0 +1,100 @@
+"""Options that several commands share, and the configuration file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from strataprobe.errors import OptionError
+from strataprobe.progress import set_quiet
+
+_STAGES_OF_RUN = ("generate", "capture", "train", "compare", "run")
+
+
+def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Make the file's sections the defaults of this command; flags win. An unknown section or key is refused."""
+    if path is None:
+        return None
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"--config {path} cannot be read: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"--config {path} is not valid TOML: {error}.") from error
+    command = str(context.info_name)
+    sections = _STAGES_OF_RUN if command == "run" else (command,)
+    known = {p.name: p for p in context.command.params if p.name}
+    defaults: dict[str, Any] = {}
+    for section in sections:
+        values = document.get(section, {})
+        if not isinstance(values, dict):
+            raise OptionError(f"--config {path}: [{section}] must be a section of options.")
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name not in known or name == "config":
+                raise OptionError(
+                    f"--config {path}: [{section}] has no option {key!r}; see 'strataprobe {command} --help'."
+                )
+            defaults[name] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _apply_quiet(quiet: bool) -> bool:
+    set_quiet(quiet)
+    return quiet
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", callback=_apply_config, is_eager=True, help="TOML file with a section a stage; flags win."
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_apply_quiet, help="No progress and no notes on stderr.")]
+Json = Annotated[bool, typer.Option("--json", help="One machine-readable document on stdout.")]
+Model = Annotated[str, typer.Option("--model", help="Model id, local folder, or 'demo'.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Layers = Annotated[str | None, typer.Option("--layers", help="Layers, such as 1-10,20; all unless given.")]
+Readout = Annotated[
+    str, typer.Option("--readout", help="last, mean, last-text, or several with commas, the primary one first; auto.")
+]
+Suffix = Annotated[
+    str | None, typer.Option("--suffix", help="Text appended before reading; the recipe's unless given.")
+]
+Prefix = Annotated[str, typer.Option("--prefix", help="Text put before each text.")]
+Template = Annotated[str, typer.Option("--template", help="none, or chat: the text in a user turn.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Cut longer texts at their end, and say so.")]
+BatchTokens = Annotated[str, typer.Option("--batch-tokens", help="Tokens in a batch, padding counted; auto.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Eval = Annotated[list[str] | None, typer.Option("--eval", help="NAME=FILE: labelled text from elsewhere; repeatable.")]
+ProbesDir = Annotated[Path, typer.Option("--probes", help="Folder that 'train' wrote, or one of its layer_K folders.")]
+Layer = Annotated[int | None, typer.Option("--layer", help="Layer to read; the best one unless given.")]
+
+
+def parse_readouts(value: str) -> list[str] | None:
+    """Readouts in order; None for "auto"."""
+    return None if value == "auto" else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def parse_evals(values: list[str] | None) -> dict[str, Path]:
+    """Files by name from ``NAME=FILE`` pairs. Raises OptionError for another form or a name given twice."""
+    found: dict[str, Path] = {}
+    for value in values or []:
+        name, equals, file = value.partition("=")
+        if not equals or not name or not file:
+            raise OptionError(f"--eval {value!r} is not NAME=FILE.")
+        if name in found:
+            raise OptionError(f"--eval names {name!r} twice.")
+        found[name] = Path(file)
+    return found
+
+
+def unescape(text: str | None) -> str | None:
+    r"""The text with ``\n`` and ``\t`` typed on a command line turned into a newline and a tab."""
+    return text if text is None else text.replace("\\n", "\n").replace("\\t", "\t")

@@ -1,0 +1,165 @@
+"""strataprobe predict"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from strataprobe.cli import options as o
+from strataprobe.cli.output import print_json
+from strataprobe.errors import DataError, OptionError
+from strataprobe.progress import note
+
+if TYPE_CHECKING:
+    from strataprobe.predict.inference import MultiProbeInference, UniversalMultiLayerInference
+
+_CHUNK = 2048
+Predictor = Callable[[list[str]], list[dict[str, Any]]]
+
+
+def predict(
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to read.")] = None,
+    probes: Annotated[
+        list[Path] | None,
+        typer.Option("--probes", help="Folder that 'train' wrote, or one of its layer_K folders; repeatable."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model id, local folder, or 'demo'; the one the probes name.")
+    ] = None,
+    layer: o.Layer = None,
+    ensemble: Annotated[
+        str | None, typer.Option("--ensemble", help="Several layers together, such as 24,26,28.")
+    ] = None,
+    method: Annotated[str, typer.Option("--method", help="How layers are combined: mean, vote or stacked.")] = "mean",
+    file: Annotated[
+        str | None, typer.Option("--file", help="Texts from a .jsonl, .csv, .parquet or .txt file, or - for stdin.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Only the K likeliest classes.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Probability from which a class is active; the probe's own.")
+    ] = None,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    config: o.Config = None,
+) -> None:
+    """Score text with one layer or several: one line a text, or with --json one JSON object a line.
+
+    Example: strataprobe predict "What a day, everything came together." --probes outputs/demo/probes --model demo
+    """
+    if not probes:
+        raise OptionError("--probes is missing: name the folder that 'train' wrote, such as outputs/demo/probes.")
+    if bool(texts) == (file is not None):
+        raise OptionError("give texts on the command line or with --file, one of the two.")
+    if layer is not None and ensemble is not None:
+        raise OptionError("--layer and --ensemble exclude each other: name one layer or several.")
+    source = iter(texts) if texts else _texts_of(str(file))
+    predictors = _predictors(probes, model, layer, ensemble, method, top_k, threshold, dtype, device)
+    while chunk := list(islice(source, _CHUNK)):
+        found = {name: predictor(chunk) for name, predictor in predictors.items()}
+        for i, text in enumerate(chunk):
+            by_set = {name: rows[i] for name, rows in found.items()}
+            document = {"text": text, **(next(iter(by_set.values())) if len(by_set) == 1 else {"sets": by_set})}
+            if json:
+                print_json(document, indent=None)
+            else:
+                _print_text(text, by_set)
+
+
+def _predictors(
+    folders: list[Path],
+    model: str | None,
+    layer: int | None,
+    ensemble: str | None,
+    method: str,
+    top_k: int | None,
+    threshold: float | None,
+    dtype: str,
+    device: str,
+) -> dict[str, Predictor]:
+    """For each probe set by name: texts to ``{"predictions", "layers"}``."""
+    from strataprobe.predict.inference import MultiProbeInference, UniversalMultiLayerInference
+    from strataprobe.store import parse_layers
+
+    predictors: dict[str, Predictor] = {}
+    for folder in folders:
+        if ensemble is None:
+            one = MultiProbeInference(folder, model, layer, dtype=dtype, device=device)
+            if layer is None:
+                note(f"layer {one.layer} (auto: {one.source.best_reason})")
+            predictors[_name_of(folder, predictors)] = _single(one, top_k, threshold)
+        else:
+            wanted = parse_layers(ensemble, 10**6)
+            many = UniversalMultiLayerInference(model, dict.fromkeys(wanted, folder), dtype=dtype, device=device)
+            predictors[_name_of(folder, predictors)] = _several(many, wanted, method, top_k, threshold)
+    return predictors
+
+
+def _single(one: MultiProbeInference, top_k: int | None, threshold: float | None) -> Predictor:
+    def predictor(texts: list[str]) -> list[dict[str, Any]]:
+        rows = one.predict_batch(texts, top_k, threshold)
+        return [{"predictions": row, "layers": [one.layer]} for row in rows]
+
+    return predictor
+
+
+def _several(
+    many: UniversalMultiLayerInference, layers: list[int], method: str, top_k: int | None, threshold: float | None
+) -> Predictor:
+    def predictor(texts: list[str]) -> list[dict[str, Any]]:
+        rows = many.predict_ensemble_batch(texts, method, top_k, threshold)
+        return [{"predictions": row, "layers": layers} for row in rows]
+
+    return predictor
+
+
+def _name_of(folder: Path, taken: dict[str, Predictor]) -> str:
+    """A short name for a probe set: its folder, with as many parents as keep it apart from the others."""
+    parts = folder.resolve().parts
+    for n in range(1, len(parts)):
+        name = "/".join(parts[-n:])
+        if name not in taken and name != "probes":
+            return name
+    return str(folder)
+
+
+def _texts_of(file: str) -> Iterator[str]:
+    """Texts of a file or of standard input, read as they are needed where the form allows it."""
+    from strataprobe.dataset import check_text, parse_jsonl, read_rows
+
+    if file != "-":
+        rows = read_rows(Path(file))
+        if not rows:
+            raise DataError(f"{file} holds no texts.")
+        return iter([check_text(row.get("text"), place) for place, row in rows])
+    lines = sys.stdin.read().splitlines()
+    if lines and lines[0].lstrip().startswith("{"):
+        return iter([check_text(row.get("text"), place) for place, row in parse_jsonl(lines, "standard input")])
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise DataError("standard input holds no texts.")
+    return iter(found)
+
+
+def _print_text(text: str, by_set: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    shown = " ".join(text.split())
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(shown if len(shown) <= 100 else shown[:97] + "...", style="bold")
+    for name, result in by_set.items():
+        where = ",".join(str(k) for k in result["layers"])
+        label = f"{name}, " if len(by_set) > 1 else ""
+        for row in result["predictions"][:5]:
+            value = row.get("probability", row.get("value"))
+            bar = "█" * round(20 * value) if "probability" in row else ""
+            console.print(
+                f"  {row['action']:<24} {value:6.3f} {bar:<20} {'active' if row.get('active') else ''}".rstrip()
+            )
+        console.print(f"  ({label}layer{'s' if len(result['layers']) > 1 else ''} {where})", style="dim")

@@ -1,0 +1,111 @@
+"""strataprobe run"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from strataprobe.cli import options as o
+from strataprobe.cli.compare import print_comparison
+from strataprobe.cli.output import print_json, print_table
+from strataprobe.recipe import load_recipe
+
+
+def run(
+    model: o.Model,
+    out: o.Out,
+    recipe: Annotated[
+        str | None, typer.Argument(help="Built-in recipe name or a TOML file; sentiment unless --data is given.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Your own labelled texts instead of generated ones.")
+    ] = None,
+    n_per_class: Annotated[int | None, typer.Option("--n-per-class", help="Texts a class; the recipe's.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="Who writes the texts: builtin.")] = "builtin",
+    layers: o.Layers = None,
+    evals: o.Eval = None,
+    backup: Annotated[
+        Path | None, typer.Option("--backup", help="Copy each finished stage here, and restore from here on start.")
+    ] = None,
+    readout: o.Readout = "auto",
+    suffix: o.Suffix = None,
+    prefix: o.Prefix = "",
+    template: o.Template = "none",
+    max_tokens: o.MaxTokens = None,
+    batch_tokens: o.BatchTokens = "auto",
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    probe: Annotated[str, typer.Option("--probe", help="Probe family.")] = "logistic",
+    seed: o.Seed = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take, and run nothing.")] = False,
+    json: o.Json = False,
+    quiet: o.Quiet = False,
+    config: o.Config = None,
+) -> None:
+    """The whole job: generate, capture, train and compare, into one folder.
+
+    Example: strataprobe run sentiment --model demo --out outputs/demo
+    """
+    from strataprobe.pipeline import RunOptions
+    from strataprobe.pipeline import run as run_pipeline
+
+    name = recipe if recipe is not None else (None if data is not None else "sentiment")
+    options = RunOptions(
+        recipe=None if name is None else load_recipe(name),
+        model=model,
+        out=out,
+        data=data,
+        n_per_class=n_per_class,
+        backend=backend,
+        layers=layers,
+        evals=o.parse_evals(evals),
+        backup=backup,
+        seed=seed,
+        readouts=o.parse_readouts(readout),
+        prefix=o.unescape(prefix) or "",
+        suffix=o.unescape(suffix),
+        template=template,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        dtype=dtype,
+        device=device,
+        probe=probe,
+    )
+    if dry_run:
+        from strataprobe.estimate import estimate
+
+        _print_estimate(estimate(options), json)
+        return
+    document = run_pipeline(options)
+    if json:
+        print_json(document)
+        return
+    print_comparison(document["comparison"])
+    _print_paths(out)
+
+
+def _print_estimate(found: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    print_table("", ["what it would take", ""], [[k.replace("_", " "), _shown(k, v)] for k, v in found.items()])
+
+
+def _shown(name: str, value: Any) -> str:
+    if name.endswith("_bytes"):
+        return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"
+    if name.endswith("_s"):
+        return f"{value:,.0f} s"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _print_paths(out: Path) -> None:
+    print()
+    for name in ("data", "activations", "probes"):
+        print(f"{name:<12} {out / name}")
+    for path in sorted(out.glob("*_layer_comparison.png")):
+        print(f"{'figure':<12} {path}")
+    print(f"{'report':<12} {out / 'report.html'}")
+    print(f'{"next":<12} strataprobe predict "..." --probes {out / "probes"}')

@@ -1,0 +1,68 @@
+"""How good are these probes on labelled text from elsewhere?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strataprobe.dataset import Dataset, read_dataset
+from strataprobe.errors import DataError
+from strataprobe.metrics import auc_interval, clustered_auc
+from strataprobe.predict.inference import MultiProbeInference
+
+
+def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict[str, Any]:
+    """AUC with its 95 % interval (over groups), and accuracy, on the rows that have a label.
+
+    Returns ``n``, ``n_skipped`` (rows without a label), ``layer``, ``auc``, ``auc_low``, ``auc_high``, ``accuracy`` (a
+    text counts as the class with the highest probability; with two classes, as the one past its threshold), and
+    ``classes`` with the same numbers for each where there are more than two (``auc`` is then their mean). An AUC that
+    cannot be measured because only one class is there is None.
+
+    Raises DataError when no row has a label, or one has a class the probes do not know.
+    """
+    dataset = data if isinstance(data, Dataset) else read_dataset(data)
+    names = inference.probes.class_names
+    rows = [row for row in dataset.rows if row.label is not None]
+    if not rows:
+        raise DataError(f"{dataset.name} has no row with a label: evaluate needs labelled texts.")
+    unknown = sorted({str(r.label) for r in rows} - set(names))
+    if unknown:
+        raise DataError(f"{dataset.name} has the class {unknown[0]!r}; the probes know {', '.join(names)}.")
+    labels = np.array([names.index(str(r.label)) for r in rows])
+    groups = np.array([r.group for r in rows])
+    logits = inference.logits([r.text for r in rows])
+    result: dict[str, Any] = {"n": len(rows), "n_skipped": len(dataset.rows) - len(rows), "layer": inference.layer}
+    if len(names) == 2:
+        result |= _one_class(labels == 1, logits[:, 1], groups)
+        chosen = inference.probes.calibrated(logits)[:, 1] >= inference.probes.thresholds[1]
+        result["accuracy"] = float(np.mean(chosen.astype(int) == labels))
+        return result
+    classes = {name: _one_class(labels == c, logits[:, c], groups) for c, name in enumerate(names)}
+    measured = [v["auc"] for v in classes.values() if v["auc"] is not None]
+    probabilities = inference.probes.calibrated(logits)
+    for c, name in enumerate(names):
+        active = probabilities[:, c] >= inference.probes.thresholds[c]
+        classes[name]["accuracy"] = float(np.mean(active == (labels == c)))
+    result |= {
+        "auc": float(np.mean(measured)) if measured else None,
+        "auc_low": None,
+        "auc_high": None,
+        "accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
+        "classes": classes,
+    }
+    return result
+
+
+def _one_class(positive: np.ndarray, logits: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    if positive.all() or not positive.any():
+        return {"auc": None, "auc_low": None, "auc_high": None}
+    estimate = clustered_auc(positive.astype(int), logits, groups)
+    low, high = auc_interval(estimate)
+    return {"auc": _number(estimate.auc), "auc_low": _number(low), "auc_high": _number(high)}
+
+
+def _number(value: Any) -> float:
+    return float(np.asarray(value).reshape(-1)[0])

@@ -1,0 +1,113 @@
+"""Text in, logits out: all probe sets of one call on one pass of the model over each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strataprobe.capture.memory import read_rows
+from strataprobe.capture.tokens import PromptForm, Tokenizer
+from strataprobe.dataset import check_text
+from strataprobe.errors import ProbeError
+from strataprobe.models import LoadedModel
+from strataprobe.probes.probe import REGRESSION, ProbeSet
+from strataprobe.progress import note
+
+Float64 = NDArray[np.float64]
+
+
+class Scorer:
+    """Probe sets on one model. Sets with different prefix, suffix or template share the batches of one pass.
+
+    Raises ProbeError when a set does not belong to the model: other weights, width, or number of layers.
+    """
+
+    def __init__(self, model: LoadedModel, sets: Sequence[ProbeSet], batch_tokens: int | str = "auto") -> None:
+        self.model, self.sets, self.batch_tokens = model, list(sets), batch_tokens
+        for probes in self.sets:
+            check_fit(model, probes)
+        self._forms = [PromptForm(s.first.prefix, s.first.suffix, s.first.template) for s in self.sets]
+        self._tokenizers = {form: Tokenizer(model, form) for form in dict.fromkeys(self._forms)}
+
+    def logits(self, texts: Sequence[str]) -> list[Float64]:
+        """Raw logits (N, C) float64 of each probe set, in the order of ``texts``.
+
+        Raises DataError for an empty text. A text that is too long is cut at its end, and that is said.
+        """
+        checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
+        if not checked:
+            return [np.zeros((0, len(s))) for s in self.sets]
+        rows, first_of = [], {}
+        for form, tokenizer in self._tokenizers.items():
+            first_of[form] = len(rows)
+            rows += tokenizer.rows(checked)
+        n_cut = sum(row.truncated for row in rows[: len(checked)])
+        if n_cut:
+            note(f"{n_cut} of {len(checked)} texts were longer than {self.model.max_positions} tokens and were cut.")
+        layers = sorted({s.layer for s in self.sets})
+        readouts = sorted({s.readout for s in self.sets})
+        arrays = read_rows(self.model, rows, layers, readouts, self.batch_tokens)
+        found = []
+        for probes, form in zip(self.sets, self._forms, strict=True):
+            begin = first_of[form]
+            found.append(probes.logits(arrays[probes.readout, probes.layer][begin : begin + len(checked)]))
+        return found
+
+
+def check_fit(model: LoadedModel, probes: ProbeSet) -> None:
+    """Raise ProbeError unless the probes belong to this model, as far as their files say."""
+    first, name = probes.first, model.identity.name
+    if probes.width != model.d_model:
+        raise ProbeError(
+            f"the probes are {probes.width} wide and {name} is {model.d_model} wide: they were trained on "
+            f"another model{f' ({first.model})' if first.model else ''}."
+        )
+    if probes.layer > model.n_layers:
+        raise ProbeError(
+            f"the probes read layer {probes.layer} and {name} has {model.n_layers} layers: they were "
+            "trained on another model."
+        )
+    mine, theirs = model.identity.revision, first.model_revision
+    comparable = theirs and mine.partition(":")[0] == theirs.partition(":")[0]
+    if comparable and ":" in mine and mine != theirs:
+        raise ProbeError(
+            f"the probes were trained on other weights ({first.model}, {theirs[:19]}...) than those of "
+            f"{name} ({mine[:19]}...): use that model, or train probes on this one."
+        )
+    if ":" not in mine and ":" not in theirs and theirs and mine not in ("unknown", theirs):
+        raise ProbeError(
+            f"the probes were trained on {first.model} at revision {theirs[:12]}, {name} is at "
+            f"{mine[:12]}: use that revision, or train probes on this one."
+        )
+
+
+def predictions(
+    probes: ProbeSet, logits: Float64, top_k: int | None = None, threshold: float | None = None
+) -> list[list[dict[str, Any]]]:
+    """For each row of raw logits (N, C): the classes with their probabilities (or values), best first."""
+    if probes.first.kind == REGRESSION:
+        return [rank_values(probes.class_names, row, top_k) for row in logits]
+    bars = probes.thresholds if threshold is None else np.full(len(probes), threshold)
+    return ranked(probes.class_names, probes.calibrated(logits), bars, top_k)
+
+
+def rank_values(names: Sequence[str], values: Float64, top_k: int | None) -> list[dict[str, Any]]:
+    """Classes with their values, highest first."""
+    order = np.argsort(-values, kind="stable")[:top_k]
+    return [{"action": names[c], "value": float(values[c])} for c in order]
+
+
+def ranked(
+    names: Sequence[str], probabilities: Float64, thresholds: Float64, top_k: int | None = None
+) -> list[list[dict[str, Any]]]:
+    """For each row of probabilities (N, C): ``{"action", "probability", "active"}``, best first, ties by name."""
+    found = []
+    for row in probabilities:
+        order = np.argsort(-row, kind="stable")[:top_k]
+        found.append(
+            [{"action": names[c], "probability": float(row[c]), "active": bool(row[c] >= thresholds[c])} for c in order]
+        )
+    return found
