@@ -100,7 +100,8 @@ def auc_interval(estimate: AucEstimate, z: float = Z95) -> tuple[np.ndarray, np.
 
     The bounds are the values t that differ from the AUC by z sqrt(r V(t)): V is the variance in the Hanley-McNeil
     model with as many rows as there are groups, r the measured clustered variance relative to V(AUC). Near 1, where few
-    groups are ever misplaced and their variance is itself a guess, r is drawn towards 1.
+    groups are ever misplaced and their variance is itself a guess, r is drawn towards 1. A constant column has an AUC
+    of .5 exactly.
     """
     m, n = estimate.n_positive_groups, estimate.n_negative_groups
     value = estimate.auc
@@ -110,6 +111,7 @@ def auc_interval(estimate: AucEstimate, z: float = Z95) -> tuple[np.ndarray, np.
     ratio = np.divide(estimate.variance, model, out=np.ones_like(model), where=model > 1e-12)
     informative = 4.0 * value * (1.0 - value) * min(m, n)
     ratio = (informative * ratio + _PRIOR_GROUPS) / (informative + _PRIOR_GROUPS)
+    ratio[(estimate.variance < 1e-18) & (np.abs(value - 0.5) < 1e-12)] = 0.0
     return tuple(_score_bound(value, ratio, m, n, z, side) for side in (-1, 1))  # type: ignore[return-value]
 
 

@@ -254,7 +254,7 @@ def _auto_class(config: Any, kind: str) -> Any:
 def _describe(identity: ModelIdentity, model: Any, tokenizer: Any) -> LoadedModel:
     config = model.config
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    block_name, blocks = _find_blocks(model, int(text_config.num_hidden_layers), identity.name)
+    block_name, blocks = find_blocks(model, int(text_config.num_hidden_layers), identity.name)
     body = _body_of(model, block_name)
     kind = _kind_of(config, identity.name)
     limits = [getattr(text_config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
@@ -278,7 +278,7 @@ def _describe(identity: ModelIdentity, model: Any, tokenizer: Any) -> LoadedMode
     )
 
 
-def _find_blocks(model: nn.Module, n_layers: int, name: str) -> tuple[str, nn.ModuleList]:
+def find_blocks(model: nn.Module, n_layers: int, name: str) -> tuple[str, nn.ModuleList]:
     """The list of blocks by its length, wherever the family keeps it; a vision or audio tower is never it."""
     found = [
         (path, module)

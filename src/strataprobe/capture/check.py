@@ -64,7 +64,7 @@ class ModelCheck:
             return f"{self.model_name} cannot be trusted here: its last layer could not be read before the final norm."
         if self.trusted:
             return (
-                f"{self.model_name} can be trusted here: all {len(self.layers)} layers agree both ways within "
+                f"{self.model_name} can be trusted here: layers 0 to {len(self.layers) - 1} agree both ways within "
                 f"{largest:.1e} of the norm ({self.dtype}; {self.tolerance:.0e} allowed)."
             )
         return (

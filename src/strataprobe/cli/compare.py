@@ -10,6 +10,9 @@ import typer
 from strataprobe.cli import options as o
 from strataprobe.cli.output import interval, number, print_json, print_table
 
+# which layer is best, and which cannot be told apart from it
+_ALWAYS_SHOWN = ("C001", "C002")
+
 
 def compare(
     probes: Annotated[list[Path], typer.Option("--probes", help="Folder that 'train' wrote.")],
@@ -55,8 +58,8 @@ def print_comparison(document: dict[str, Any]) -> None:
         )
     columns = ["layer", "block", "readout", "cv AUC", "95 %", "test AUC", "accuracy", "control"]
     print_table("", columns, rows)
-    baselines = document["baselines"].items() if isinstance(document["baselines"], dict) else ()
-    print_table("", ["baseline", "test AUC"], [[name, number(b["test_auc"])] for name, b in baselines])
+    measured = {name: b for name, b in document["baselines"].items() if b["test_auc"] is not None}
+    print_table("", ["baseline", "test AUC"], [[name, number(b["test_auc"])] for name, b in measured.items()])
     for finding in document["findings"]:
-        if finding["level"] != "skipped":
+        if finding["code"] in _ALWAYS_SHOWN or finding["level"] in ("warning", "error"):
             print(f"{finding['code']} {finding['message']}")

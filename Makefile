@@ -1,0 +1,29 @@
+PYTHON ?= python3
+MODEL ?= demo
+OUT ?= outputs/$(notdir $(MODEL))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup run test bench lint
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,hub,generate,parquet,dev]'
+	touch $(READY)
+
+run: setup
+	$(BIN)/strataprobe run sentiment --model $(MODEL) --out $(OUT)
+
+test: setup
+	$(BIN)/python -m pytest
+
+bench: setup
+	$(BIN)/python -m bench.run
+
+lint: setup
+	$(BIN)/ruff check src tests examples bench
+	$(BIN)/ruff format --check src tests examples bench
+	$(BIN)/mypy

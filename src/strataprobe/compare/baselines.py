@@ -1,0 +1,171 @@
+"""What the layers have to beat: simple readings of the text, the embeddings, and asking the model itself.
+
+Every baseline is fitted on train and validation rows and judged on the same test rows as the probes. One that cannot be
+had is listed all the same, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from strataprobe.compare.layers import TestRows, estimate_auc, finite, labelled
+from strataprobe.metrics import auc_interval
+from strataprobe.probes.families import get_family
+from strataprobe.recipe import Recipe
+from strataprobe.store import ActivationFolder
+
+NAMES = ("majority", "length", "tfidf", "lexicon", "layer_0", "zero_shot")
+
+
+class SkippedError(Exception):
+    """A baseline cannot be had; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One baseline: ``logits`` (n, C) on the test rows, or None with the reason it was skipped."""
+
+    name: str
+    logits: np.ndarray | None
+    reason: str = ""
+
+    def entry(self, rows: TestRows) -> dict[str, Any]:
+        """Its entry in ``comparison.json``."""
+        if self.logits is None:
+            return {"test_auc": None, "test_auc_low": None, "test_auc_high": None, "reason": self.reason}
+        estimate = estimate_auc(rows.labels, self.logits[:, :, None], rows.groups)
+        low, high = auc_interval(estimate)
+        if self.name == "majority":
+            low = high = estimate.auc
+        return {
+            "test_auc": finite(estimate.auc[0]),
+            "test_auc_low": finite(low[0]),
+            "test_auc_high": finite(high[0]),
+        }
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Labelled texts to fit on (train and validation) and rows to judge on, in the order of the layers' test rows."""
+
+    fit_texts: list[str]
+    fit_labels: np.ndarray
+    test_rows: list[dict[str, Any]]
+    n_classes: int
+
+
+def measure_baselines(
+    folder: ActivationFolder, class_names: Sequence[str], rows: TestRows, recipe: Recipe | None
+) -> list[Baseline]:
+    """Every baseline of ``NAMES``, in that order."""
+    texts = _read_texts(folder, class_names, rows)
+    n = len(rows.labels)
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        "majority": lambda: np.zeros((n, len(class_names))),
+        "length": lambda: _length(_needed(texts)),
+        "tfidf": lambda: _tfidf(_needed(texts)),
+        "lexicon": lambda: _lexicon(_needed(texts), class_names, recipe),
+        "layer_0": lambda: _embeddings(folder, len(class_names)),
+        "zero_shot": lambda: _zero_shot(_needed(texts), class_names),
+    }
+    found = []
+    for name in NAMES:
+        try:
+            found.append(Baseline(name, makers[name]()))
+        except SkippedError as error:
+            found.append(Baseline(name, None, str(error)))
+    return found
+
+
+def _needed(texts: Texts | None) -> Texts:
+    if texts is None:
+        raise SkippedError("the activations folder holds no texts.jsonl with these rows")
+    return texts
+
+
+def _read_texts(folder: ActivationFolder, class_names: Sequence[str], rows: TestRows) -> Texts | None:
+    index = {name: i for i, name in enumerate(class_names)}
+    found = folder.texts()
+    by_id = {str(row["id"]): row for row in found if row.get("split") == "test"}
+    if any(i not in by_id for i in rows.ids):
+        return None
+    fit = [row for row in found if row.get("split") in ("train", "val") and row.get("label") in index]
+    labels = np.array([index[row["label"]] for row in fit], dtype=np.int64)
+    return Texts([row["text"] for row in fit], labels, [by_id[i] for i in rows.ids], len(class_names))
+
+
+def _length(texts: Texts) -> np.ndarray:
+    def features(values: list[str]) -> np.ndarray:
+        return np.array([[np.log1p(len(v)), np.log1p(len(v.split()))] for v in values])
+
+    return _logistic(features(texts.fit_texts), features([r["text"] for r in texts.test_rows]), texts)
+
+
+def _tfidf(texts: Texts) -> np.ndarray:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
+    try:
+        fitted = vectorizer.fit_transform(texts.fit_texts)
+    except ValueError as error:
+        raise SkippedError("the texts hold no words") from error
+    return _logistic(fitted, vectorizer.transform([r["text"] for r in texts.test_rows]), texts)
+
+
+def _logistic(fitted: Any, test: Any, texts: Texts) -> np.ndarray:
+    """Logits (n, C), one against rest, of logistic regressions with C = 1; a class without rows gets 0."""
+    from sklearn.linear_model import LogisticRegression
+
+    logits = np.zeros((test.shape[0], texts.n_classes))
+    for c in [1] if texts.n_classes == 2 else range(texts.n_classes):
+        labels = texts.fit_labels == c
+        if 0 < labels.sum() < len(labels):
+            model = LogisticRegression(C=1.0, max_iter=1000).fit(fitted, labels)
+            logits[:, c] = model.decision_function(test)
+    if texts.n_classes == 2:
+        logits[:, 0] = -logits[:, 1]
+    return logits
+
+
+def _lexicon(texts: Texts, class_names: Sequence[str], recipe: Recipe | None) -> np.ndarray:
+    if recipe is None or recipe.lexicon is None:
+        raise SkippedError("the recipe names no lexicon")
+    if len(class_names) != 2 or recipe.lexicon.high not in class_names:
+        raise SkippedError("a lexicon speaks for one of two classes, and these are others")
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    analyzer = SentimentIntensityAnalyzer()
+    value = np.array([analyzer.polarity_scores(row["text"])["compound"] for row in texts.test_rows])
+    sign = 1.0 if class_names[1] == recipe.lexicon.high else -1.0
+    return np.stack([-sign * value, sign * value], axis=1)
+
+
+def _embeddings(folder: ActivationFolder, n_classes: int) -> np.ndarray:
+    """Logits (n, C) of probes trained on layer 0 as those of the other layers are: C chosen on validation."""
+    if 0 not in folder.layers:
+        raise SkippedError("layer 0 was not captured")
+    (x_train, y_train), (x_val, y_val), (x_test, _) = (labelled(folder.read(0, s)) for s in ("train", "val", "test"))
+    classes = [c for c in ([1] if n_classes == 2 else range(n_classes)) if 0 < (y_train == c).sum() < len(y_train)]
+    if not classes:
+        raise SkippedError("the train rows hold one class only")
+    targets = [np.stack([y == c for c in classes], axis=1).astype(np.float64) for y in (y_train, y_val)]
+    logits = np.zeros((len(x_test), n_classes))
+    logits[:, classes] = get_family("logistic").fit(x_train, targets[0], x_val, targets[1]).logits(x_test)
+    if n_classes == 2:
+        logits[:, 0] = -logits[:, 1]
+    return logits
+
+
+def _zero_shot(texts: Texts, class_names: Sequence[str]) -> np.ndarray:
+    answers = [row.get("zero_shot") for row in texts.test_rows]
+    if not all(isinstance(a, dict) and all(name in a for name in class_names) for a in answers):
+        raise SkippedError("the model was not asked: only decoders with a suffix and their last layer captured are")
+    values = np.array([[float(a[name]) for name in class_names] for a in answers if a is not None])
+    if len(class_names) > 2 and len(values):
+        return values - values.mean(axis=1, keepdims=True)
+    difference = values[:, 1] - values[:, 0] if len(values) else np.zeros(0)
+    return np.stack([-difference, difference], axis=1)

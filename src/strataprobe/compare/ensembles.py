@@ -1,0 +1,97 @@
+"""Several layers as one: the mean of calibrated logits, a vote, or a logistic regression on out-of-fold logits.
+
+Functions on arrays, with L layers, C classes: logits (N, L, C) in, probabilities (N, C) out. Two classes are exact
+mirrors: their probabilities sum to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from strataprobe.probes.calibration import sigmoid
+
+METHODS = ("mean", "vote", "stacked")
+_STACK_CS = (0.001, 0.01, 0.1, 1.0)
+
+
+def combine_mean(calibrated_logits: np.ndarray) -> np.ndarray:
+    """Sigmoid of the mean of calibrated logits (slope * logit + intercept) over layers: (N, L, C) -> (N, C)."""
+    return _mirrored(sigmoid(np.asarray(calibrated_logits, dtype=np.float64).mean(axis=1)))
+
+
+def combine_vote(calibrated_logits: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
+    """Share of layers whose probability reaches its threshold, (L, C) or .5: (N, L, C) -> (N, C).
+
+    A layer exactly on its threshold gives half a vote.
+    """
+    probabilities = sigmoid(np.asarray(calibrated_logits, dtype=np.float64))
+    bar = np.full(probabilities.shape[1:], 0.5) if thresholds is None else np.asarray(thresholds, dtype=np.float64)
+    votes = (probabilities > bar) + 0.5 * (probabilities == bar)
+    return _mirrored(votes.mean(axis=1))
+
+
+@dataclass(frozen=True)
+class Stacker:
+    """One class: probability = sigmoid(weights . logits + bias), ``weights`` (L,) on the layers' raw logits."""
+
+    weights: np.ndarray
+    bias: float
+
+    def logits(self, logits: np.ndarray) -> np.ndarray:
+        """(N, L) raw logits of the layers -> (N,)."""
+        return np.asarray(logits, dtype=np.float64) @ self.weights + self.bias
+
+
+def fit_stacker(oof_logits: np.ndarray, labels01: np.ndarray, groups: np.ndarray) -> Stacker:
+    """L2 logistic regression on out-of-fold logits (N, L) of any layers; labels (N,) in {0, 1}, groups (N,).
+
+    The strength of the penalty is the one with the least log loss in cross-validation over groups (at most 5 folds);
+    with fewer than two groups it is the strongest.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import GroupKFold
+
+    x, y = np.asarray(oof_logits, dtype=np.float64), np.asarray(labels01).astype(np.int64)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 1e-12)
+    z = (x - mean) * inverse
+    if len(np.unique(y)) < 2:
+        return Stacker(np.zeros(x.shape[1]), 0.0)
+    losses = np.zeros(len(_STACK_CS))
+    n_folds = min(5, len(np.unique(groups)))
+    folds = GroupKFold(n_folds).split(z, y, groups) if n_folds > 1 else ()
+    for train, held in folds:
+        if len(np.unique(y[train])) < 2:
+            continue
+        for i, c in enumerate(_STACK_CS):
+            model = LogisticRegression(C=c, solver="newton-cholesky").fit(z[train], y[train])
+            losses[i] += log_loss(y[held], model.predict_proba(z[held])[:, 1], labels=[0, 1], normalize=False)
+    best = LogisticRegression(C=_STACK_CS[int(losses.argmin())], solver="newton-cholesky").fit(z, y)
+    weights = best.coef_[0] * inverse
+    return Stacker(weights, float(best.intercept_[0] - weights @ mean))
+
+
+def fit_stackers(oof_logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> list[Stacker]:
+    """One stacker a class from out-of-fold logits (N, L, C) and label indices (N,); for two classes exact mirrors."""
+    n_classes = oof_logits.shape[2]
+    if n_classes == 2:
+        second = fit_stacker(oof_logits[:, :, 1], labels == 1, groups)
+        return [Stacker(second.weights, -second.bias), second]
+    return [fit_stacker(oof_logits[:, :, c], labels == c, groups) for c in range(n_classes)]
+
+
+def combine_stacked(logits: np.ndarray, stackers: Sequence[Stacker]) -> np.ndarray:
+    """Probabilities (N, C) of one stacker a class on raw logits (N, L, C)."""
+    stacked = np.stack([s.logits(logits[:, :, c]) for c, s in enumerate(stackers)], axis=1)
+    return _mirrored(sigmoid(stacked))
+
+
+def _mirrored(probabilities: np.ndarray) -> np.ndarray:
+    """The same, the first of two classes made exactly one minus the second."""
+    if probabilities.shape[1] == 2:
+        probabilities = np.stack([1.0 - probabilities[:, 1], probabilities[:, 1]], axis=1)
+    return probabilities

@@ -1,0 +1,184 @@
+"""The curve: for every layer and readout the cross-validated AUC, its confirmation on the test rows, and the control.
+
+Two classes give the AUC of the second one; more give the mean over classes of the one-against-rest AUC. Accuracy is
+that of the second class at its probe's threshold for two classes, of the class with the highest probability for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from strataprobe.compare.controls import DEFAULT_C, ShuffledLabels, control_aucs, shuffle_labels
+from strataprobe.metrics import AucEstimate, accuracy_interval, auc_interval, clustered_auc, folded_auc, macro_auc
+from strataprobe.probes.files import Oof, TrainedProbes
+from strataprobe.progress import Progress
+from strataprobe.store import ActivationFolder, LayerRows
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """What is known of the labelled test rows, whatever the layer: labels (n,), groups, ids."""
+
+    __test__ = False
+    labels: np.ndarray
+    groups: list[str]
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One layer and readout on the test rows, with its control and the AUC on each text given with ``--eval``."""
+
+    readout: str
+    layer: int
+    block_index: int
+    logits: np.ndarray
+    probabilities: np.ndarray
+    called: np.ndarray
+    control_val_auc: float
+    control_auc: float
+    evals: dict[str, float] = field(default_factory=dict)
+
+
+def labelled(rows: LayerRows) -> tuple[np.ndarray, np.ndarray]:
+    """Activations (n, D) and labels (n,) of the rows that have a label."""
+    keep = rows.labels >= 0
+    return rows.activations[keep], rows.labels[keep]
+
+
+def read_test_rows(folder: ActivationFolder, layer: int) -> TestRows:
+    """Labels, groups and ids of the labelled test rows."""
+    rows = folder.read(layer, "test")
+    keep = np.flatnonzero(rows.labels >= 0)
+    return TestRows(rows.labels[keep], [rows.groups[i] for i in keep], [rows.ids[i] for i in keep])
+
+
+def one_auc(labels: np.ndarray, logits: np.ndarray) -> float:
+    """AUC of logits (n, C) for label indices (n,): of class 1 for two classes, the mean over classes for more."""
+    return float(estimate_auc(labels, logits[:, :, None], np.arange(len(labels))).auc[0])
+
+
+def estimate_auc(labels: np.ndarray, logits: np.ndarray, groups: Any, folds: np.ndarray | None = None) -> AucEstimate:
+    """AUCs of M columns of logits (n, C, M) together, within folds where these are given."""
+    if logits.shape[1] > 2:
+        return macro_auc(labels, logits, groups, folds)
+    if folds is None:
+        return clustered_auc(labels == 1, logits[:, 1, :], groups)
+    return folded_auc(labels == 1, logits[:, 1, :], groups, folds)
+
+
+def cross_validated(oof: Oof, keys: Sequence[Key]) -> AucEstimate:
+    """Mean of within-fold AUCs of the out-of-fold logits for each (readout, layer), covariance over groups."""
+    stacked = np.stack([oof.logits[key] for key in keys], axis=2)
+    return estimate_auc(oof.labels, stacked, oof.groups, oof.folds)
+
+
+def on_test(measured: Sequence[Measured], rows: TestRows) -> AucEstimate:
+    """AUCs of the trained probes on the test rows, column for column."""
+    return estimate_auc(rows.labels, np.stack([m.logits for m in measured], axis=2), rows.groups)
+
+
+def measure_layers(probes: TrainedProbes, folder: ActivationFolder, *, seed: int = 0) -> list[Measured]:
+    """Apply every trained probe to the test and ``--eval`` rows and train its controls, one layer at a time.
+
+    In the order of ``layer_keys``.
+    """
+    keys = layer_keys(probes)
+    found = []
+    shuffled: ShuffledLabels | None = None
+    with Progress("comparing layers", len(keys), "layers") as progress:
+        for readout, layer in keys:
+            splits = [folder.read(layer, split, readout) for split in ("train", "val", "test")]
+            (x_train, y_train), (x_val, y_val), (x_test, y_test) = (labelled(rows) for rows in splits)
+            if shuffled is None:
+                shuffled = shuffle_labels(y_train, y_val, y_test, len(probes.class_names), seed=seed)
+            control = control_aucs(x_train, x_val, x_test, shuffled, penalty_of(probes, readout, layer))
+            probe_set = probes.sets[readout, layer]
+            probabilities = np.asarray(probe_set.probabilities(x_test), dtype=np.float64)
+            found.append(
+                Measured(
+                    readout,
+                    layer,
+                    folder.block_index(layer),
+                    np.asarray(probe_set.logits(x_test), dtype=np.float64),
+                    probabilities,
+                    called_classes(probabilities, np.asarray(probe_set.thresholds)),
+                    *control,
+                    _eval_aucs(probe_set, folder, readout, layer),
+                )
+            )
+            progress.advance()
+    return found
+
+
+def layer_keys(probes: TrainedProbes) -> list[Key]:
+    """(readout, layer) of every probe set from layer 1 on: the primary readout first, layers ascending."""
+    order = {name: i for i, name in enumerate(probes.readouts)}
+    return sorted((key for key in probes.sets if key[1] >= 1), key=lambda key: (order[key[0]], key[1]))
+
+
+def called_classes(probabilities: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The class (n,) each row is put in: by class 1's threshold for two classes, the most probable for more."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] >= thresholds[1]).astype(np.int64)
+    return probabilities.argmax(axis=1)
+
+
+def penalty_of(probes: TrainedProbes, readout: str, layer: int) -> float:
+    """The C the probe was trained with; the middle one where its classes differ; a default where none is recorded."""
+    details: Mapping[str, Any] = probes.manifest.details if probes.manifest is not None else {}
+    value = details.get("layers", {}).get(readout, {}).get(str(layer), {}).get("C")
+    values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    numbers = sorted(float(v) for v in values if isinstance(v, int | float) and v > 0)
+    return numbers[len(numbers) // 2] if numbers else DEFAULT_C
+
+
+def _eval_aucs(probe_set: Any, folder: ActivationFolder, readout: str, layer: int) -> dict[str, float]:
+    found = {}
+    for name in folder.eval_names:
+        x, y = labelled(folder.read_eval(layer, name, readout))
+        found[name] = one_auc(y, np.asarray(probe_set.logits(x), dtype=np.float64)) if len(y) else float("nan")
+    return found
+
+
+def curve_entries(
+    measured: Sequence[Measured], cross_validation: AucEstimate, test: AucEstimate, rows: TestRows
+) -> list[dict[str, Any]]:
+    """The ``layers`` list of ``comparison.json``, values that do not exist as None."""
+    cv_low, cv_high = auc_interval(cross_validation)
+    test_low, test_high = auc_interval(test)
+    entries = []
+    for j, m in enumerate(measured):
+        accuracy, accuracy_low, accuracy_high = accuracy_interval(m.called == rows.labels, rows.groups)
+        values = {
+            "cv_auc": cross_validation.auc[j],
+            "cv_auc_low": cv_low[j],
+            "cv_auc_high": cv_high[j],
+            "test_auc": test.auc[j],
+            "test_auc_low": test_low[j],
+            "test_auc_high": test_high[j],
+            "test_accuracy": accuracy,
+            "test_accuracy_low": accuracy_low,
+            "test_accuracy_high": accuracy_high,
+            "control_auc": m.control_auc,
+            "control_val_auc": m.control_val_auc,
+            "selectivity": test.auc[j] - m.control_auc,
+        }
+        entries.append(
+            {"layer": m.layer, "block_index": m.block_index, "readout": m.readout}
+            | {name: finite(value) for name, value in values.items()}
+            | {"eval": {name: finite(value) for name, value in m.evals.items()}}
+        )
+    return entries
+
+
+def finite(value: Any) -> float | None:
+    """A plain float, None where it is not finite."""
+    number = float(value)
+    return number if np.isfinite(number) else None

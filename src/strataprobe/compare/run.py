@@ -1,0 +1,142 @@
+"""The compare stage: a probe set and the activations it was trained on -> comparison, figure and report.
+
+No model is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from strataprobe.compare.document import FORMAT_VERSION, Sources, build_document
+from strataprobe.compare.figures import layer_comparison_png
+from strataprobe.compare.layers import layer_keys, measure_layers, read_test_rows
+from strataprobe.compare.report import report_html, wrong_examples
+from strataprobe.errors import OptionError, RecipeError, StageError
+from strataprobe.manifest import (
+    Manifest,
+    library_versions,
+    read_json,
+    record_files,
+    sha256_json,
+    write_atomic,
+    write_json,
+)
+from strataprobe.probes.files import TrainedProbes, load_oof, load_probes
+from strataprobe.progress import note
+from strataprobe.recipe import Recipe, load_recipe
+from strataprobe.store import ActivationFolder
+
+COMPARISON_NAME = "comparison.json"
+REPORT_NAME = "report.html"
+
+
+def compare(
+    probes: Sequence[str | Path],
+    out: str | Path,
+    *,
+    activations: Sequence[str | Path] | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+) -> dict[str, Any]:
+    """Compare the layers of a probes folder; write ``comparison.json``, the PNG and ``report.html`` into ``out``.
+
+    ``activations`` default to the folder of that name beside the probes. ``recipe`` is only needed for the lexicon of a
+    recipe that is not built in. The same inputs and ``seed`` give the same files but for ``elapsed_s``; when they are
+    there already, nothing is computed. Returns the comparison document.
+    Raises OptionError for more than one probes folder, StageError when a folder is not usable or the activations are
+    not those the probes were trained on.
+    """
+    started_s = time.monotonic()
+    sources = _open(probes, activations, recipe)
+    out = Path(out)
+    inputs = {
+        "probes": _digest(sources.probes.manifest, Path(probes[0])),
+        "activations": _digest(sources.folder.manifest, sources.folder.path),
+    }
+    config = {"seed": seed, "recipe": recipe.to_json() if recipe else None, "format_version": FORMAT_VERSION}
+    picture = out / f"{sources.name}_layer_comparison.png"
+    paths = (out / COMPARISON_NAME, picture, out / REPORT_NAME)
+    done = _finished(paths, inputs, config)
+    if done is not None:
+        note(f"compare: {paths[0]} is up to date with these probes, skipped")
+        return done
+    measured = measure_layers(sources.probes, sources.folder, seed=seed)
+    rows = read_test_rows(sources.folder, sources.probes.layers[-1])
+    document = build_document(sources, measured, rows, seed)
+    document |= {"inputs": inputs, "config": config, "versions": library_versions()}
+    document["elapsed_s"] = time.monotonic() - started_s
+    _make_folder(out)
+    write_atomic(picture, layer_comparison_png(document))
+    examples = wrong_examples(document, measured, rows, sources.folder.texts())
+    write_atomic(paths[2], report_html(document, examples, _audit_beside(sources.folder.path)))
+    write_json(paths[0], document)
+    return document
+
+
+def _open(
+    probes: Sequence[str | Path], activations: Sequence[str | Path] | None, recipe: Recipe | None
+) -> Sources:
+    if len(probes) != 1 or len(activations or [0]) != 1:
+        raise OptionError("compare takes one probes folder and its activations in this release: give --probes once, "
+                          "and compare further sets in calls of their own.")
+    path = Path(probes[0])
+    trained = load_probes(path)
+    beside = Path(activations[0]) if activations else path.resolve().parent / "activations"
+    if not activations and not beside.is_dir():
+        raise StageError(f"{path} has no folder 'activations' beside it: say where they are with --activations DIR.")
+    folder = ActivationFolder.open(beside, trained.manifest.config.get("numbering", "strataprobe"))
+    check_trained_on(trained, folder, path)
+    name = recipe.name if recipe else trained.info.get("recipe_name") or folder.info["recipe_name"]
+    if recipe is None and name:
+        try:
+            recipe = load_recipe(name)
+        except RecipeError:
+            recipe = None
+    if not layer_keys(trained):
+        raise StageError(f"{path} holds no probes of a layer from 1 on: train some first.")
+    return Sources(trained, load_oof(path), folder, recipe, name or "texts")
+
+
+def check_trained_on(probes: TrainedProbes, folder: ActivationFolder, path: Path) -> None:
+    """Raise StageError when ``folder`` is not what the probes were trained on."""
+    if folder.class_names != probes.class_names:
+        raise StageError(f"{folder.path} has the classes {', '.join(folder.class_names)}, the probes of {path} "
+                         f"{', '.join(probes.class_names)}: give the activations these probes were trained on.")
+    for layer in probes.layers:
+        name = folder.file(layer).name
+        if probes.manifest.inputs.get(name, "") not in ("", folder.file_sha256(layer)):
+            raise StageError(f"{folder.path / name} is not what {path} was trained on (sha256 differs): give the "
+                             "activations these probes were trained on, or train again.")
+
+
+def _digest(manifest: Manifest | None, path: Path) -> str:
+    """A digest of a stage folder's files, from its manifest where there is one."""
+    files = manifest.files if manifest is not None else record_files(path)
+    return sha256_json({name: record.sha256 for name, record in files.items()})
+
+
+def _finished(paths: Sequence[Path], inputs: dict[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
+    if not all(path.is_file() for path in paths):
+        return None
+    document = read_json(paths[0])
+    same = isinstance(document, dict) and document.get("inputs") == inputs and document.get("config") == config
+    if not same or document.get("versions") != library_versions():
+        return None
+    return dict(document)
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StageError(f"{out} could not be made: {error.strerror or error}; choose another --out.") from error
+
+
+def _audit_beside(activations: Path) -> dict[str, Any] | None:
+    """The data audit of the same run, where there is one."""
+    path = activations.resolve().parent / "data" / "audit.json"
+    value = read_json(path) if path.is_file() else None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,83 @@
+"""How a comparison document is read and spoken of, in the figure, the findings and the report alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+from strataprobe.store import span
+
+BASELINE_TITLES = {
+    "majority": "majority",
+    "length": "text length",
+    "tfidf": "TF-IDF",
+    "lexicon": "lexicon",
+    "layer_0": "layer 0 (embeddings)",
+    "zero_shot": "asking the model",
+}
+
+
+def curves_of(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Entries of ``layers`` by readout, the primary one first, layers ascending."""
+    found: dict[str, list[dict[str, Any]]] = {document["primary_readout"]: []}
+    for entry in document["layers"]:
+        found.setdefault(entry["readout"], []).append(entry)
+    return {readout: sorted(entries, key=lambda e: e["layer"]) for readout, entries in found.items()}
+
+
+def best_entry(document: dict[str, Any]) -> dict[str, Any] | None:
+    """The entry of the best layer in the primary readout, None when there is no best layer."""
+    return next((e for e in primary_entries(document) if e["layer"] == document["best_layer"]), None)
+
+
+def primary_entries(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Entries of the primary readout, layers ascending."""
+    return sorted(
+        (e for e in document["layers"] if e["readout"] == document["primary_readout"]), key=lambda e: e["layer"]
+    )
+
+
+def interval_words(entry: dict[str, Any], name: str) -> str:
+    """For example ".912 (.880 to .936)"."""
+    return f"{three(entry[name])} ({three(entry[name + '_low'])} to {three(entry[name + '_high'])})"
+
+
+def three(value: float | None) -> str:
+    """Three decimals without the leading zero; "unknown" for None."""
+    if value is None:
+        return "unknown"
+    return f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:.3f}"
+
+
+def spaced(layers: Iterable[int]) -> str:
+    """Layer numbers in short form with room after commas: "1-3, 7"."""
+    return span(layers).replace(",", ", ")
+
+
+def figure_title(document: dict[str, Any]) -> str:
+    """What the figure shows, in one line."""
+    measure = "AUC by layer" if len(document["classes"]) == 2 else "AUC by layer, mean over classes against the rest"
+    return f"{document['recipe']}: {measure}"
+
+
+def model_title(document: dict[str, Any]) -> str:
+    """The model's id, or the name of its folder."""
+    name = str(document["model"])
+    return PurePath(name).name if PurePath(name).is_absolute() else name
+
+
+def figure_note(document: dict[str, Any]) -> str:
+    """The small type below the figure: how many texts, and what `last` means with a suffix."""
+    n = document["n_texts"]
+    cv = n["train"] + n["val"]
+    words = f"Cross-validation over {cv:,} texts, related ones kept together; the {n['test']:,} test texts played no "
+    words += "part in choosing the layer."
+    if document.get("suffix") and "last" in document["readouts"]:
+        words += "\n`last` reads where the suffix ends: the curve shows when the answer arrives there."
+    return words
+
+
+def percent(value: float | None) -> str:
+    """For example "93.5 %"."""
+    return "unknown" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,107 @@
+"""What a run would take, without running it: texts, tokens, seconds, memory, disk.
+
+Seconds and memory are estimates: matrix products are timed for a moment on the device that would be used, and the model's
+weights are counted, not loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from strataprobe.capture.batches import CPU_BATCH_TOKENS
+from strataprobe.dataset import read_dataset
+from strataprobe.errors import ModelError, OptionError
+from strataprobe.models import choose_device, choose_dtype, find_blocks, resolve
+from strataprobe.pipeline import RunOptions
+from strataprobe.progress import set_quiet
+from strataprobe.store import parse_layers
+
+_SAMPLE_PER_CLASS = 20
+# Share of the measured matrix-product speed that a forward pass of small batches reaches.
+_EFFICIENCY = 0.4
+# Solver passes over one layer's activations: folds, values of C and Newton steps, measured on 1,400 x 384 and 1,400 x 2,560.
+_FIT_PASSES = 3000
+_FIXED_S = 15.0
+
+
+def estimate(options: RunOptions) -> dict[str, Any]:
+    """``n_texts``, ``n_tokens``, ``n_layers``, ``elapsed_s``, ``memory_bytes``, ``disk_bytes``, ``free_bytes``.
+
+    Raises what the stages would raise for a bad recipe, file, model or layer.
+    """
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    source, name = resolve(options.model)
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        with torch.device("meta"):
+            skeleton = AutoModel.from_config(config)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} cannot be read for an estimate: {str(error).splitlines()[0]}.") from error
+    text_config = config.get_text_config()
+    n_layers_all, width = int(text_config.num_hidden_layers), int(text_config.hidden_size)
+    layers = parse_layers(options.layers, n_layers_all)
+    texts, n_texts = _texts(options)
+    per_text = sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
+    suffix = options.suffix if options.suffix is not None else (options.recipe.suffix if options.recipe else "")
+    n_tokens = round(n_texts * (per_text + len(tokenizer(suffix)["input_ids"]) if suffix else n_texts * per_text))
+    _, blocks = find_blocks(skeleton, n_layers_all, name)
+    flops = 2.0 * sum(p.numel() for p in blocks.parameters()) * max(layers) / n_layers_all * n_tokens
+    n_readouts = len(options.readouts) if options.readouts else 2
+    vector_bytes = 4 * n_texts * width
+    fit_flops = 2.0 * n_texts * min(n_texts, width) * _FIT_PASSES * len(layers) * n_readouts
+    rate = _flops_per_s(device, dtype)
+    element = torch.finfo(dtype).bits // 8
+    weights_bytes = element * sum(p.numel() for p in skeleton.parameters())
+    existing = next(p for p in (options.out.absolute(), *options.out.absolute().parents) if p.exists())
+    return {
+        "n_texts": n_texts,
+        "n_tokens": n_tokens,
+        "n_layers": len(layers),
+        "device": str(device),
+        "elapsed_s": round(_FIXED_S + (flops / _EFFICIENCY + fit_flops) / rate, 1),
+        "memory_bytes": int(weights_bytes + 40 * CPU_BATCH_TOKENS * width * element + 12 * vector_bytes + 600 * 2**20),
+        "disk_bytes": int(2 * vector_bytes * (len(layers) * n_readouts + 1)),
+        "free_bytes": shutil.disk_usage(existing).free,
+    }
+
+
+def _texts(options: RunOptions) -> tuple[list[str], int]:
+    """Texts to count tokens in, and how many there would be: all of the user's own, or a sample of generated ones."""
+    if options.data is not None:
+        texts = [row.text for row in read_dataset(options.data, options.recipe, options.seed).rows]
+        return texts, len(texts)
+    from strataprobe.generate.run import generate
+
+    if options.recipe is None:
+        raise OptionError("give a recipe or --data.")
+    n_per_class = options.n_per_class or options.recipe.n_per_class
+    with tempfile.TemporaryDirectory() as folder:
+        sample = Path(folder) / "sample"
+        set_quiet(True)
+        try:
+            generate(options.recipe, sample, backend="builtin", n_per_class=_SAMPLE_PER_CLASS, seed=options.seed)
+        finally:
+            set_quiet(False)
+        texts = [row.text for row in read_dataset(sample).rows]
+    return texts, n_per_class * len(options.recipe.classes)
+
+
+def _flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
+    """Speed of a matrix product of moderate size, timed for about a tenth of a second."""
+    a = torch.randn(1024, 1024, dtype=dtype, device=device)
+    (a @ a).sum().item()
+    started_s, n = time.perf_counter(), 0
+    while time.perf_counter() - started_s < 0.1:
+        (a @ a).sum().item()
+        n += 1
+    return 2.0 * 1024**3 * n / (time.perf_counter() - started_s)

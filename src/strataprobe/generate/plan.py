@@ -1,0 +1,166 @@
+"""The plan: every cell known before the first text is written (scene, domain, trigger, member and style of each pair).
+
+A pair is one scene told once for every class. Scenes are used in seeded rounds, so that each is used as often as any
+other; members are spread evenly within their class, and go where they suit the scene.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+from strataprobe.dataset import split_by_group
+from strataprobe.generate.material import Material, Scene
+from strataprobe.manifest import sha256_json
+from strataprobe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One text to write. The cells of a pair share ``scene``, ``form``, ``style`` and ``split``."""
+
+    pair: int
+    label: str
+    member: str
+    outcome: int
+    scene: Scene
+    form: str
+    style: str
+    split: str
+
+    def id(self, recipe: Recipe) -> str:
+        """The row's id: recipe, pair number and class."""
+        return f"{recipe.name}-{self.pair:05d}-{self.label}"
+
+    def group(self, recipe: Recipe) -> str:
+        """The row's group: all texts on one scene lie in one split."""
+        return f"{recipe.name}-{self.scene.id}"
+
+
+def seeded(*parts: object) -> random.Random:
+    """A random generator that depends on nothing but ``parts``."""
+    return random.Random(int(sha256_json([str(p) for p in parts])[:16], 16))
+
+
+# Which sentences a text is made of, and how often: of life scenes, of things bought or seen; "again" for a scene whose
+# outcomes have been told before, where more must be new.
+_FORMS = {
+    "life": {
+        "scene outcome reaction": 28,
+        "opener scene outcome reaction": 14,
+        "scene turn outcome reaction": 18,
+        "scene outcome aftermath reaction": 12,
+        "scene outcome reaction aftermath": 8,
+        "scene expectation outcome reaction": 10,
+        "scene reaction": 5,
+        "scene outcome": 5,
+    },
+    "thing": {
+        "scene outcome reaction": 16,
+        "opener scene outcome reaction": 8,
+        "scene turn outcome reaction": 16,
+        "scene outcome remark reaction": 18,
+        "scene outcome reaction remark": 10,
+        "opener scene remark reaction": 8,
+        "scene remark reaction": 12,
+        "scene outcome": 4,
+        "scene outcome remark": 8,
+    },
+    "life again": {
+        "scene turn outcome reaction": 20,
+        "scene outcome reaction aftermath": 15,
+        "opener scene outcome reaction": 10,
+        "scene expectation outcome reaction": 10,
+        "scene turn aftermath reaction": 15,
+        "scene aftermath reaction": 15,
+        "scene expectation reaction": 5,
+        "scene reaction": 10,
+    },
+    "thing again": {
+        "scene turn outcome reaction": 15,
+        "scene outcome remark reaction": 15,
+        "scene turn remark reaction": 20,
+        "opener scene remark reaction": 15,
+        "scene remark reaction": 15,
+        "scene reaction remark": 10,
+        "scene remark": 10,
+    },
+}
+_FRESH_ROUNDS = 2
+# Tried one after another, both texts of a pair alike or not, when a cell's own form yields nothing new.
+SPARE_FORMS = {
+    "life": ("scene turn outcome reaction", "scene aftermath reaction", "opener scene aftermath reaction",
+             "scene outcome reaction aftermath", "scene turn aftermath reaction", "scene expectation aftermath reaction"),
+    "thing": ("scene turn outcome reaction", "scene remark reaction", "opener scene remark reaction",
+              "scene outcome reaction remark", "scene turn remark reaction", "scene expectation remark reaction"),
+}  # fmt: skip
+
+
+def make_plan(recipe: Recipe, material: Material, n_per_class: int, seed: int) -> list[Cell]:
+    """The cells, pair after pair, the classes of a pair in label order; ``n_per_class`` pairs."""
+    scenes = _scene_rounds(material, n_per_class, seed)
+    forms, styles = _forms(scenes, seed), _styles(material, scenes, seed)
+    splits = split_by_group([s.id for s in scenes], [None] * len(scenes), recipe.split.as_tuple(), seed)
+    of_class = {name: _members(recipe, material, scenes, name, seed) for name in recipe.class_names}
+    return [
+        Cell(pair, name, *of_class[name][pair], scene=scene, form=forms[pair], style=styles[pair], split=splits[pair])
+        for pair, scene in enumerate(scenes)
+        for name in recipe.class_names
+    ]
+
+
+def _scene_rounds(material: Material, n: int, seed: int) -> list[Scene]:
+    chosen: list[Scene] = []
+    while len(chosen) < n:
+        chosen += seeded(seed, "scenes", len(chosen)).sample(material.scenes, len(material.scenes))
+    return chosen[:n]
+
+
+def _forms(scenes: list[Scene], seed: int) -> list[str]:
+    rng, chosen = seeded(seed, "forms"), []
+    seen: Counter[str] = Counter()
+    for scene in scenes:
+        weights = _FORMS[scene.kind if seen[scene.id] < _FRESH_ROUNDS else f"{scene.kind} again"]
+        seen[scene.id] += 1
+        chosen.append(rng.choices(list(weights), list(weights.values()))[0])
+    return chosen
+
+
+def _styles(material: Material, scenes: list[Scene], seed: int) -> list[str]:
+    rng = seeded(seed, "styles")
+    return [rng.choice(material.styles[scene.kind]) for scene in scenes]
+
+
+def _members(recipe: Recipe, material: Material, scenes: list[Scene], name: str, seed: int) -> list[tuple[str, int]]:
+    """Member and outcome number for each pair, on the side of class ``name``: members even to within one text.
+
+    Outcomes that are marked for a member draw that member while any of it is left; scenes of things draw from the
+    members that suit things.
+    """
+    rng = seeded(seed, "members", name)
+    members = next(c.members for c in recipe.classes if c.name == name) or ("",)
+    order = rng.sample(members, len(members))
+    left = Counter({m: len(scenes) // len(members) + (i < len(scenes) % len(members)) for i, m in enumerate(order)})
+    used: Counter[tuple[str, int]] = Counter()
+    chosen: list[tuple[str, int] | None] = [None] * len(scenes)
+    open_pairs = []
+    for pair in rng.sample(range(len(scenes)), len(scenes)):
+        scene = scenes[pair]
+        options = scene.outcomes[name]
+        number = min(range(len(options)), key=lambda k: (used[scene.id, k], rng.random()))
+        used[scene.id, number] += 1
+        member = options[number].member
+        if left[member] > 0:
+            left[member] -= 1
+            chosen[pair] = (member, number)
+        else:
+            open_pairs.append((pair, number))
+    open_pairs.sort(key=lambda item: scenes[item[0]].kind != "thing")
+    for pair, number in open_pairs:
+        suited = [m for m in material.members_for.get(scenes[pair].kind, ()) if left[m] > 0]
+        pool = suited or [m for m in order if left[m] > 0]
+        member = rng.choices(pool, [left[m] for m in pool])[0]
+        left[member] -= 1
+        chosen[pair] = (member, number)
+    return [c for c in chosen if c is not None]

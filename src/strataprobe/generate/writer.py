@@ -1,0 +1,127 @@
+"""The built-in writer: composes the text of a cell from the material, the same way every time for the same seed.
+
+Nothing here looks at a clock or at the order of a set. What is said once is remembered, so that sentences are used
+evenly and no text is (nearly) written twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from random import Random
+
+from strataprobe.generate.checks import checker_for, count_sentences, is_first_person
+from strataprobe.generate.material import Material
+from strataprobe.generate.plan import SPARE_FORMS, Cell, seeded
+from strataprobe.neardup import shingles, similarity
+from strataprobe.recipe import Recipe
+
+ATTEMPTS = 60
+_ATTEMPTS_IN_OWN_FORM = 8
+# Closer than this to a text already written is too close (``neardup.SIMILARITY`` calls .6 a near-duplicate).
+_TOO_CLOSE = 0.55
+_CHOICE = re.compile(r"\[([^\[\]]*)\]")
+# An outcome that starts with one of these can follow "But" as it stands.
+_AFTER_BUT = frozenset(
+    "a after all and at both by even every everybody everyone everything for half he hot i in it my neither no nobody "
+    "not nothing on our people she somebody someone strangers the then there they this today two we what when whole "
+    "you".split()
+)
+_KEEPS_CAPITAL = re.compile(r"I\b|[A-Z][a-z]+day\b|Dad\b|Mum\b|Grandad\b|Christmas\b")
+
+
+class Writer:
+    """Writes cells one after another; ``remember`` takes back texts accepted before an interruption."""
+
+    def __init__(self, recipe: Recipe, material: Material, seed: int) -> None:
+        self._recipe, self._material, self._seed = recipe, material, seed
+        self._checker = checker_for(recipe)
+        self._used: Counter[str] = Counter()
+        self._holders: dict[str, list[int]] = defaultdict(list)
+        self._sets: list[frozenset[str]] = []
+        self._exact: set[str] = set()
+
+    def write(self, cell: Cell) -> tuple[str, list[str]] | None:
+        """The text of a cell and the sentences it is made of, or None when nothing new enough can be composed."""
+        for attempt in range(ATTEMPTS):
+            shared = seeded(self._seed, "pair", cell.pair, attempt)
+            own = seeded(self._seed, "cell", cell.pair, cell.label, attempt)
+            spare = SPARE_FORMS[cell.scene.kind]
+            late = attempt >= _ATTEMPTS_IN_OWN_FORM
+            parts = self._parts(cell, spare[attempt % len(spare)] if late else cell.form, shared, own)
+            text = self._join(cell, parts, own)
+            if self._acceptable(text):
+                return text, [sentence for _, sentence in parts]
+        return None
+
+    def remember(self, text: str, parts: list[str]) -> None:
+        """Count a text as written: its sentences as used, its shingles as taken."""
+        self._used.update(parts)
+        self._exact.add(text.lower())
+        mine = shingles(text)
+        for shingle in mine:
+            self._holders[shingle].append(len(self._sets))
+        self._sets.append(mine)
+
+    def _parts(self, cell: Cell, form: str, shared: Random, own: Random) -> list[tuple[str, str]]:
+        """The raw sentences of a text with their roles, in order."""
+        material, scene, label = self._material, cell.scene, cell.label
+        kinds = ("any", scene.kind)
+        planned = ("any", "planned") if scene.planned else ("any",)
+        reactions = material.reactions[label].get(cell.member, {})
+        pools = {
+            "scene": (scene.text,),
+            "outcome": (scene.outcomes[label][cell.outcome].text,),
+            "reaction": tuple(r for kind in kinds for r in reactions.get(kind, ())),
+            "turn": tuple(t for kind in planned for t in material.turns[label].get(kind, ())),
+            "aftermath": tuple(t for kind in planned for t in material.aftermath[label].get(kind, ())),
+            "remark": scene.remarks[label],
+            "opener": material.openers[cell.style],
+            "expectation": tuple(t for kind in planned for t in material.expectations.get(kind, ())),
+        }
+        parts = []
+        for role in form.split():
+            if role in ("opener", "expectation"):
+                parts.append((role, shared.choice(pools[role])))
+            elif pools[role]:
+                parts.append((role, min(pools[role], key=lambda s: (self._used[s] + 3 * own.random(), s))))
+        return parts
+
+    def _join(self, cell: Cell, parts: list[tuple[str, str]], own: Random) -> str:
+        shared = seeded(self._seed, "names", cell.pair)
+        names = {slot: shared.choice(values) for slot, values in self._material.names.items()}
+        sentences: list[str] = []
+        before = ""
+        for role, raw in parts:
+            rng = seeded(self._seed, "alternatives", cell.pair, raw) if role == "scene" else own
+            sentence = _CHOICE.sub(lambda m, rng=rng: rng.choice(m.group(1).split("|")), raw)  # type: ignore[misc]
+            for slot, name in names.items():
+                sentence = sentence.replace("{" + slot + "}", name)
+            if before == "turn":
+                sentence = _turned(sentence, own)
+            sentences.append(sentence)
+            before = role
+        return " ".join(sentences)
+
+    def _acceptable(self, text: str) -> bool:
+        if text.lower() in self._exact or self._checker.find(text):
+            return False
+        if not 2 <= count_sentences(text) <= 4 or not is_first_person(text):
+            return False
+        mine = shingles(text)
+        common: Counter[int] = Counter()
+        for shingle in sorted(mine):
+            common.update(self._holders.get(shingle, ()))
+        return all(
+            n < _TOO_CLOSE * max(len(mine), len(self._sets[i])) or similarity(mine, self._sets[i]) < _TOO_CLOSE
+            for i, n in common.items()
+        )
+
+
+def _turned(sentence: str, rng: Random) -> str:
+    """The sentence as the turn after one that pointed the other way: "But ..." where that reads well."""
+    first = re.split(r"[\s,;:]", sentence, maxsplit=1)[0].lower()
+    if first not in _AFTER_BUT:
+        return sentence
+    lowered = sentence if _KEEPS_CAPITAL.match(sentence) else sentence[0].lower() + sentence[1:]
+    return rng.choice(("But ", "But ", "But then ", "And yet ")) + lowered if first != "then" else "But " + lowered

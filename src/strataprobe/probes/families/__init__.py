@@ -1,0 +1,72 @@
+"""Probe families: each a fitter that turns activations and 0/1 columns into linear probes.
+
+A family is a class with a ``name`` and three methods (see ``Fitter``); ``get_family`` finds it by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strataprobe.errors import OptionError
+
+_FAMILIES = {"logistic": ("strataprobe.probes.families.logistic", "Logistic")}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFit:
+    """K linear probes on raw activations: ``weight`` (K, D) float32, ``bias`` (K,) float64, rounded to
+    float32.
+
+    ``settings`` holds, for each column, what was chosen and how the fit ended (for logistic ``C`` and ``converged``);
+    ``option_auc`` (n_options, K) is the held-out AUC of every option that was tried, nan where it cannot be told.
+    """
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float64]
+    settings: list[dict[str, Any]]
+    option_auc: NDArray[np.float64]
+
+    def logits(self, X: Any) -> NDArray[np.float64]:
+        """Logits (n, K) of raw activations X (n, D)."""
+        return np.asarray(X, dtype=np.float64) @ self.weight.astype(np.float64).T + self.bias
+
+
+class Fitter(Protocol):
+    """What every family offers. X (n, D) raw activations; Y (n, K) float64 in {0, 1}; one probe a column.
+
+    ``options`` holds, as JSON values, everything that decides its fits; stage manifests record it.
+    """
+
+    name: str
+    options: dict[str, Any]
+
+    def fit(self, X: Any, Y: Any, X_val: Any, Y_val: Any) -> LinearFit:
+        """Fit every option on (X, Y), choose one for each column on (X_val, Y_val), and keep that fit."""
+        ...
+
+    def fit_inside(self, X: Any, Y: Any, held_out: Any) -> LinearFit:
+        """Choose each column's option with the rows ``held_out`` (n,) bool set aside, then fit it on all rows."""
+        ...
+
+    def refit(self, X: Any, Y: Any, option_auc: Any) -> LinearFit:
+        """Fit all rows with the options that ``option_auc`` (n_options, K) speaks for."""
+        ...
+
+
+def known_families() -> list[str]:
+    """Names of the families, sorted."""
+    return sorted(_FAMILIES)
+
+
+def get_family(name: str, options: Mapping[str, Any] | None = None) -> Fitter:
+    """The family called ``name`` with its options. Raises OptionError when there is none of that name."""
+    if name not in _FAMILIES:
+        raise OptionError(f"no probe is called {name!r}; there are: {', '.join(known_families())}.")
+    module, kind = _FAMILIES[name]
+    return getattr(import_module(module), kind)(**(options or {}))

@@ -1,0 +1,88 @@
+"""The L2 logistic family: standardised features, ten values of C, one chosen for each class by held-out AUC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strataprobe.metrics import clustered_auc
+from strataprobe.probes.families import LinearFit
+from strataprobe.probes.solver import LogisticPath, LogisticProblem
+
+C_GRID: tuple[float, ...] = tuple(float(f"{c:.12g}") for c in np.logspace(-5, 1, 10))
+# AUCs this close to the best count as equal; the smallest C among them, the simplest probe, is taken.
+AUC_TIE = 1e-3
+
+
+class Logistic:
+    """Exact L2 logistic regression; ``Cs`` are tried, ascending."""
+
+    name = "logistic"
+
+    def __init__(self, Cs: Sequence[float] = C_GRID) -> None:
+        self.Cs = tuple(sorted(float(c) for c in Cs))
+        self.options: dict[str, Any] = {"Cs": list(self.Cs)}
+
+    def fit(self, X: Any, Y: Any, X_val: Any, Y_val: Any) -> LinearFit:
+        """Fit the path on (X, Y), choose C for each column on (X_val, Y_val), keep the fit on (X, Y) alone."""
+        path = LogisticProblem(X).solve(Y, self.Cs)
+        option_auc = _auc_of_options(path.logits(X_val), np.asarray(Y_val))
+        chosen = choose_option(option_auc)
+        return _pick(path, chosen, [self.Cs[i] for i in chosen], option_auc)
+
+    def fit_inside(self, X: Any, Y: Any, held_out: Any) -> LinearFit:
+        """Choose C with the rows ``held_out`` set aside, then fit all rows with it.
+
+        Both fits share one decomposition and hence the mean and deviation of all rows of X (no label enters them).
+        A column with one class only among the rows left gets the middle of the grid.
+        """
+        Y, held_out = np.asarray(Y, dtype=np.float64), np.asarray(held_out, dtype=bool)
+        problem = LogisticProblem(X)
+        option_auc = np.full((len(self.Cs), Y.shape[1]), np.nan)
+        n_positive, n_rest = Y[~held_out].sum(axis=0), int((~held_out).sum())
+        both = np.flatnonzero((n_positive > 0) & (n_positive < n_rest))
+        if len(both):
+            path = problem.solve(np.where(held_out[:, None], np.nan, Y[:, both]), self.Cs)
+            option_auc[:, both] = _auc_of_options(path.logits(np.asarray(X)[held_out]), Y[held_out][:, both])
+        return self._refit(problem, Y, option_auc)
+
+    def refit(self, X: Any, Y: Any, option_auc: Any) -> LinearFit:
+        """Fit all rows, each column with the C that ``option_auc`` (len(Cs), K) speaks for."""
+        return self._refit(LogisticProblem(X), np.asarray(Y, dtype=np.float64), np.asarray(option_auc))
+
+    def _refit(self, problem: LogisticProblem, Y: NDArray[np.float64], option_auc: NDArray[np.float64]) -> LinearFit:
+        C = [self.Cs[i] for i in choose_option(option_auc)]
+        return _pick(problem.solve_each(Y, C), np.zeros(len(C), dtype=np.int64), C, option_auc)
+
+
+def choose_option(option_auc: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each column of (n_options, K) the first option within ``AUC_TIE`` of the best, the middle one for all nan."""
+    known = np.where(np.isnan(option_auc), -np.inf, option_auc)
+    first = np.argmax(known >= known.max(axis=0) - AUC_TIE, axis=0)
+    return np.where(np.isfinite(known.max(axis=0)), first, len(option_auc) // 2).astype(np.int64)
+
+
+def _auc_of_options(logits: NDArray[np.float64], Y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """AUC (n_options, K) of logits (n, n_options, K) against Y (n, K); nan where a column has one class only."""
+    found = np.full(logits.shape[1:], np.nan)
+    rows = np.arange(len(Y))
+    for k in range(Y.shape[1]):
+        if 0 < Y[:, k].sum() < len(Y):
+            found[:, k] = clustered_auc(Y[:, k], logits[:, :, k], rows).auc
+    return found
+
+
+def _pick(
+    path: LogisticPath, entries: NDArray[np.int64], C: Sequence[float], option_auc: NDArray[np.float64]
+) -> LinearFit:
+    """Entry entries[k] of the path for each column k, solved with C[k]."""
+    rounded = [path.rounded(int(i), k) for k, i in enumerate(entries)]
+    return LinearFit(
+        weight=np.stack([w for w, _ in rounded]),
+        bias=np.array([b for _, b in rounded]),
+        settings=[{"C": C[k], "converged": bool(path.converged[i, k])} for k, i in enumerate(entries)],
+        option_auc=option_auc,
+    )

@@ -1,0 +1,199 @@
+"""Files of a probes folder: ``probes.safetensors`` and ``oof_logits.safetensors``, each with one JSON metadata key, so
+that the same values are the same bytes; the ``.pth`` export is in ``pth.py`` and can be reached from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from strataprobe.errors import ProbeError, StageError
+from strataprobe.manifest import Manifest, read_manifest, sha256_file, write_atomic
+from strataprobe.probes.calibration import Calibration
+from strataprobe.probes.probe import Probe, ProbeSet
+from strataprobe.probes.pth import load_probe_folder, load_pth, pth_bytes, pth_name, save_pth
+
+__all__ = [
+    "Oof", "TrainedProbes", "load_oof", "load_probe_folder", "load_probes", "load_pth", "pack", "pth_bytes", "pth_name",
+    "save_pth", "tensor_name", "unpack", "write_oof", "write_probes",
+]
+
+PROBES_NAME = "probes.safetensors"
+OOF_NAME = "oof_logits.safetensors"
+_METADATA_KEY = "strataprobe"
+_PARTS = ("weight", "bias", "threshold", "calibration")
+
+
+def tensor_name(readout: str, layer: int, part: str = "") -> str:
+    """Name of a tensor: "{readout}.layer_{K}", with ".{part}" where there are parts."""
+    return f"{readout}.layer_{layer}" + (f".{part}" if part else "")
+
+
+def pack(tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
+    """Bytes of a safetensors file whose only metadata key holds ``header`` as JSON with sorted keys."""
+    text = json.dumps(header, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    whole = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return bytes(safetensors_bytes(whole, metadata={_METADATA_KEY: text}))
+
+
+def unpack(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Tensors and header of a file that ``pack`` wrote. Raises ProbeError when it is missing or damaged."""
+    if not path.is_file():
+        raise ProbeError(f"{path} is missing: run 'strataprobe train' again.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})[_METADATA_KEY])
+            return dict(_tensors(file)), header
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ProbeError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; run "
+                         "'strataprobe train' again.") from error
+
+
+def _tensors(file: Any) -> Iterator[tuple[str, NDArray[Any]]]:
+    for name in sorted(file.keys()):
+        yield name, file.get_tensor(name)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedProbes:
+    """Everything in a probes folder: ``sets`` by (readout, layer); ``readouts`` primary first; ``layers`` ascending.
+
+    ``info`` has model_name, model_revision, prefix, suffix, template and recipe_name, "" where unknown.
+    """
+
+    manifest: Manifest
+    class_names: list[str]
+    layers: list[int]
+    readouts: list[str]
+    sets: dict[tuple[str, int], ProbeSet]
+    info: dict[str, Any]
+
+    @property
+    def primary(self) -> str:
+        """The primary readout."""
+        return self.readouts[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Oof:
+    """Out-of-fold logits of the labelled train and val rows, in file order.
+
+    ``logits`` by (readout, layer), each (N, C) float32; ``labels``, ``folds`` and ``groups`` (an index) (N,) int64.
+    Logits of different folds come from different probes.
+    """
+
+    logits: dict[tuple[str, int], NDArray[np.float32]]
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    ids: list[str]
+    class_names: list[str]
+
+
+def write_probes(folder: Path, sets: Mapping[tuple[str, int], ProbeSet], info: Mapping[str, Any]) -> None:
+    """Write ``probes.safetensors``: weight (C, D) float32; bias, threshold (C,), calibration (C, 2) float64 a layer."""
+    tensors: dict[str, NDArray[Any]] = {}
+    for (readout, layer), probes in sets.items():
+        values: tuple[NDArray[Any], ...] = (probes.weight, probes.bias, probes.thresholds, probes.calibrations)
+        tensors |= {tensor_name(readout, layer, p): v for p, v in zip(_PARTS, values, strict=True)}
+    first = next(iter(sets.values()))
+    header = {
+        "class_names": first.class_names,
+        "readouts": list(dict.fromkeys(readout for readout, _ in sets)),
+        "layers": sorted({layer for _, layer in sets}),
+        "block_index": {str(s.layer): s.block_index for s in sets.values()},
+        "kind": first.first.kind,
+        "info": dict(info),
+        "extra": {tensor_name(*key): {name: p.extra for name, p in s.items()} for key, s in sets.items()},
+    }
+    write_atomic(folder / PROBES_NAME, pack(tensors, header))
+
+
+def load_probes(folder: str | Path) -> TrainedProbes:
+    """Read a finished probes folder.
+
+    Raises StageError when it is not one, ProbeError when ``probes.safetensors`` is missing, damaged or not the file
+    that the manifest records.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, "train")
+    path = folder / PROBES_NAME
+    tensors, header = unpack(path)
+    _check_recorded(path, manifest)
+    try:
+        info = header["info"]
+        sets = {
+            (readout, layer): _probe_set(tensors, header, info, readout, layer)
+            for readout in header["readouts"]
+            for layer in header["layers"]
+        }
+        return TrainedProbes(manifest, header["class_names"], header["layers"], header["readouts"], sets, info)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ProbeError(f"{path} is incomplete ({error}): run 'strataprobe train' again.") from error
+
+
+def _check_recorded(path: Path, manifest: Manifest) -> None:
+    recorded = manifest.files.get(path.name)
+    if recorded is not None and recorded.sha256 != sha256_file(path):
+        raise ProbeError(f"{path} is not the file its manifest records (sha256 differs): it was changed or damaged; "
+                         "run 'strataprobe train' again.")
+
+
+def _probe_set(
+    tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any], info: Mapping[str, Any], readout: str, layer: int
+) -> ProbeSet:
+    weight, bias, threshold, calibration = (tensors[tensor_name(readout, layer, part)] for part in _PARTS)
+    names: Sequence[str] = header["class_names"]
+    return ProbeSet([
+        Probe(
+            weight=weight[c],
+            bias=float(bias[c]),
+            action=name,
+            layer=layer,
+            block_index=int(header["block_index"][str(layer)]),
+            readout=readout,
+            prefix=info["prefix"],
+            suffix=info["suffix"],
+            template=info["template"],
+            model=info["model_name"],
+            model_revision=info["model_revision"],
+            threshold=float(threshold[c]),
+            calibration=Calibration(float(calibration[c, 0]), float(calibration[c, 1])),
+            kind=header["kind"],
+            extra=header["extra"][tensor_name(readout, layer)][name],
+        )
+        for c, name in enumerate(names)
+    ])
+
+
+def write_oof(folder: Path, oof: Oof) -> None:
+    """Write ``oof_logits.safetensors``."""
+    tensors: dict[str, NDArray[Any]] = {tensor_name(*key): value for key, value in oof.logits.items()}
+    tensors |= {"labels": oof.labels, "folds": oof.folds, "groups": oof.groups}
+    readouts = list(dict.fromkeys(readout for readout, _ in oof.logits))
+    layers = sorted({layer for _, layer in oof.logits})
+    header = {"class_names": oof.class_names, "ids": oof.ids, "readouts": readouts, "layers": layers}
+    write_atomic(folder / OOF_NAME, pack(tensors, header))
+
+
+def load_oof(folder: str | Path) -> Oof:
+    """Read the out-of-fold logits of a finished probes folder. Raises StageError and ProbeError as ``load_probes``."""
+    folder = Path(folder)
+    manifest = read_manifest(folder, "train")
+    path = folder / OOF_NAME
+    tensors, header = unpack(path)
+    _check_recorded(path, manifest)
+    try:
+        logits = {(r, k): tensors[tensor_name(r, k)] for r in header["readouts"] for k in header["layers"]}
+        labels, folds, groups = (tensors[name] for name in ("labels", "folds", "groups"))
+        return Oof(logits, labels, folds, groups, ids=header["ids"], class_names=header["class_names"])
+    except (KeyError, TypeError) as error:
+        raise StageError(f"{path} is incomplete ({error}): run 'strataprobe train' again.") from error

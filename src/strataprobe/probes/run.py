@@ -1,0 +1,232 @@
+"""The train stage: an activations folder in, a probes folder out; every layer and readout in one call.
+
+A rerun after an interruption skips the layers that were done, and the files come out the same to the byte.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from strataprobe.errors import DataError, OptionError, StageError
+from strataprobe.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ModelIdentity,
+    StageFolder,
+    read_json,
+    read_manifest,
+    write_json,
+)
+from strataprobe.probes.crossval import N_FOLDS
+from strataprobe.probes.families import Fitter, get_family
+from strataprobe.probes.files import Oof, pth_name, write_oof, write_probes
+from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, fit_layer, read_splits, rows_of
+from strataprobe.progress import Progress, note
+from strataprobe.store import ActivationFolder, Numbering, span
+
+DONE_FOLDER = ".done"
+_ROWS_NAME = "rows.json"
+
+
+def train(
+    activations: str | Path,
+    out: str | Path,
+    *,
+    probe: str = "logistic",
+    layers: Sequence[int] | None = None,
+    readout: str | None = None,
+    numbering: Numbering = "strataprobe",
+    seed: int = 0,
+) -> Manifest:
+    """Train probes for every class on every layer (from 1) and readout of ``activations``, into the new folder ``out``.
+
+    ``layers`` and ``readout`` keep to some of them; the readout named is then the primary one. ``numbering="brije"``
+    reads file numbers as block indices. A finished ``out`` of the same activations and options is left as it is, and
+    trained again when it has only some of the layers now asked for. Returns the manifest, whose ``details["layers"]``
+    holds C, cv_auc, val_auc and converged by readout and layer.
+
+    Raises OptionError for an unknown probe, layer or readout; DataError when a split lacks a class, values are not
+    finite, or there are too few groups; StageError when ``activations`` cannot be read or ``out`` holds something else.
+    """
+    started_s = time.monotonic()
+    folder = ActivationFolder.open(activations, numbering)
+    fitter = get_family(probe)
+    chosen = _chosen_layers(folder, layers)
+    readouts = _chosen_readouts(folder, readout)
+    if len(folder.class_names) < 2:
+        raise DataError(f"{folder.path} has {len(folder.class_names)} class(es): a probe tells at least two apart.")
+    config = {
+        "probe": probe, "layers": chosen, "readouts": readouts, "numbering": numbering, "seed": seed,
+        "n_folds": N_FOLDS, "options": fitter.options,
+    }
+    inputs = {folder.file(layer).name: folder.file_sha256(layer) for layer in chosen}
+    stage = StageFolder(Path(out), "train", {**config, **inputs})
+    _check_inputs(stage, inputs)
+    if not _to_be_extended(stage):
+        finished = stage.finished()
+        if finished is not None:
+            note(f"{out}: already trained on these activations, nothing to do.")
+            return finished
+    stage.begin()
+    _fit_all(stage, folder, chosen, readouts, fitter, seed)
+    results = {(r, k): LayerResult.load(_done(stage, r, k)) for r in readouts for k in chosen}
+    rows = Rows.from_json(read_json(stage.work / DONE_FOLDER / _ROWS_NAME))
+    _assemble(stage, folder, results, rows)
+    manifest = Manifest(
+        stage="train",
+        config=config,
+        inputs=inputs,
+        model=ModelIdentity(name=folder.info["model_name"], revision=folder.info["model_revision"]),
+        elapsed_s=time.monotonic() - started_s,
+        details=_details(folder, results, rows),
+    )
+    shutil.rmtree(stage.work / DONE_FOLDER)
+    return stage.commit(manifest)
+
+
+def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> list[int]:
+    there = [layer for layer in folder.layers if layer >= 1]
+    if not there:
+        raise DataError(f"{folder.path} holds the embeddings (layer 0) only: capture a layer from 1 on.")
+    if layers is None:
+        return there
+    missing = sorted(set(layers) - set(there))
+    if missing or not layers:
+        raise OptionError(f"layer {missing[0] if missing else 'list'} cannot be trained on: {folder.path} has layers "
+                          f"{span(there)}.")
+    return sorted(set(layers))
+
+
+def _chosen_readouts(folder: ActivationFolder, readout: str | None) -> list[str]:
+    if readout is None:
+        return list(folder.readouts)
+    if readout not in folder.readouts:
+        raise OptionError(f"readout {readout!r} was not captured; {folder.path} has: {', '.join(folder.readouts)}.")
+    return [readout]
+
+
+def _check_inputs(stage: StageFolder, inputs: dict[str, str]) -> None:
+    """Say in plain words when ``out`` was trained on other activations than these."""
+    if not (stage.final / MANIFEST_NAME).is_file():
+        return
+    theirs = read_manifest(stage.final, "train")
+    changed = sorted(name for name in inputs.keys() & theirs.inputs.keys() if inputs[name] != theirs.inputs[name])
+    if changed:
+        raise StageError(f"{stage.final} was trained on other activations ({changed[0]} differs): choose another "
+                         "--out, or delete that folder.")
+
+
+def _to_be_extended(stage: StageFolder) -> bool:
+    """Whether ``out`` is finished and differs only in lacking some of the layers."""
+    if not (stage.final / MANIFEST_NAME).is_file():
+        return False
+    theirs = read_manifest(stage.final, "train")
+    old = {**theirs.config, **theirs.inputs}
+    fewer = set(theirs.config.get("layers", [])) < set(stage.key["layers"])
+    return fewer and all(stage.key.get(name) == value for name, value in old.items() if name != "layers")
+
+
+def _done(stage: StageFolder, readout: str, layer: int) -> Path:
+    return stage.work / DONE_FOLDER / f"{readout}.layer_{layer}.safetensors"
+
+
+def _fit_all(
+    stage: StageFolder, folder: ActivationFolder, layers: list[int], readouts: list[str], fitter: Fitter, seed: int
+) -> None:
+    """Fit what is not done yet, saving each layer and readout as it is done."""
+    todo = [(r, k) for r in readouts for k in layers if not _done(stage, r, k).is_file()]
+    total = len(readouts) * len(layers)
+    (stage.work / DONE_FOLDER).mkdir(exist_ok=True)
+    rows_file = stage.work / DONE_FOLDER / _ROWS_NAME
+    rows = Rows.from_json(read_json(rows_file)) if rows_file.is_file() else None
+    if len(todo) < total:
+        note(f"{stage.final}: {total - len(todo)} of {total} layers are trained already, going on from there.")
+    with Progress("train", total, "layers", done=total - len(todo)) as progress:
+        for readout, layer in todo:
+            splits = read_splits(folder, layer, readout, folder.class_names)
+            if rows is None:
+                rows = rows_of(splits, folder.class_names, seed)
+                write_json(rows_file, rows.to_json())
+            check_same_rows(splits, rows, folder.file(layer))
+            result = fit_layer(splits, rows, len(folder.class_names), fitter)
+            if not result.report["converged"]:
+                note(f"layer {layer}, readout {readout}: the solver stopped before the optimum.")
+            result.save(_done(stage, readout, layer))
+            progress.advance()
+
+
+def _assemble(
+    stage: StageFolder, folder: ActivationFolder, results: dict[tuple[str, int], LayerResult], rows: Rows
+) -> None:
+    """Write the folder's files from the saved results."""
+    names, primary = folder.class_names, next(iter(results))[0]
+    info = dict(folder.info)
+    sets = {(r, k): result.probe_set(names, k, r, info) for (r, k), result in results.items()}
+    for (readout, layer), probes in sets.items():
+        place = stage.work if readout == primary else stage.work / readout
+        place = place / f"layer_{layer}"
+        place.mkdir(parents=True, exist_ok=True)
+        for name, probe in probes.items():
+            probe.save(place / pth_name(name))
+        metrics = aggregate_metrics(names, probes.thresholds, results[readout, layer])
+        write_json(place / "aggregate_metrics.json", metrics)
+    write_probes(stage.work, sets, info)
+    logits = {key: result.oof for key, result in results.items()}
+    write_oof(stage.work, Oof(logits, rows.labels, rows.folds, rows.group_indices(), rows.ids, list(names)))
+
+
+def aggregate_metrics(class_names: Sequence[str], thresholds: Any, result: LayerResult) -> dict[str, Any]:
+    """Contents of ``aggregate_metrics.json``: test-split measurements by class at its threshold, and means.
+
+    ``confusion_matrix`` has true_negative, false_positive, false_negative and true_positive; ``val_auc`` is of the
+    validation split, ``cv_auc`` of cross-validation over train and val.
+    """
+    report = result.report
+    per_action = []
+    columns = zip(class_names, thresholds, report["test"], report["classes"], strict=True)
+    for name, threshold, measured, extra in columns:
+        (tn, fp), (fn, tp) = measured["confusion_matrix"]
+        counts = {"true_negative": tn, "false_positive": fp, "false_negative": fn, "true_positive": tp}
+        whole = {"action": name, **measured, "confusion_matrix": counts, **extra, "threshold": float(threshold)}
+        per_action.append(whole)
+    means = {
+        key: float(np.mean([m[of] for m in per_action]))
+        for key, of in (
+            ("average_auc_roc", "auc_roc"), ("average_f1", "f1"), ("average_accuracy", "accuracy"),
+            ("average_precision", "precision"), ("average_recall", "recall"), ("average_auc_pr", "auc_pr"),
+        )
+    }
+    return {
+        **means,
+        "total_training_time_seconds": report["elapsed_s"],
+        **{key: report[key] for key in ("val_auc", "cv_auc", "n_train", "n_val", "n_test")},
+        "per_action_metrics": per_action,
+    }
+
+
+def _details(folder: ActivationFolder, results: dict[tuple[str, int], LayerResult], rows: Rows) -> dict[str, Any]:
+    names = folder.class_names
+    layers: dict[str, dict[str, Any]] = {}
+    for (readout, layer), result in results.items():
+        report = result.report
+        layers.setdefault(readout, {})[str(layer)] = {
+            "C": {name: c.get("C") for name, c in zip(names, report["classes"], strict=True)},
+            "cv_auc": report["cv_auc"],
+            "val_auc": report["val_auc"],
+            "converged": report["converged"],
+        }
+    first = next(iter(results.values())).report
+    return {
+        **folder.info,
+        "class_names": names,
+        "d_model": folder.d_model,
+        "n_folds": int(rows.folds.max()) + 1,
+        **{key: first[key] for key in ("n_train", "n_val", "n_test")},
+        "layers": layers,
+    }

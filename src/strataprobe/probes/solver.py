@@ -1,0 +1,203 @@
+"""Exact L2 logistic regression for many columns and many values of C at once, in one batch of right-hand sides.
+
+The objective is scikit-learn's, on standardised features: 0.5 ||w||^2 + C * sum of log losses, the intercept free. The
+rows are rotated once into the eigenbasis of their Gram matrix (N < D) or of their scatter matrix (N >= D); there a
+truncated Newton method with diagonally preconditioned conjugate gradients takes few steps, and each step is one or two
+products of the (N, r) rows with a batch of columns. Directions are found in float32, while values, gradients and step
+lengths are float64, so the optimum is that of float64. Features are standardised inside, so the size of the activations
+does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from strataprobe.errors import DataError, OptionError
+from strataprobe.probes.newton import NewtonBatch
+
+Float64 = NDArray[np.float64]
+
+# Columns are solved together up to this many entries of an (N, M) array.
+_BLOCK_ENTRIES = 20_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class LogisticPath:
+    """Solutions for every C and column, folded back to raw activations: logit = weight . x + bias.
+
+    ``weight`` (len(Cs), K, D) and ``bias`` (len(Cs), K) are float64; ``centre`` (D,) is the mean of the rows and
+    ``bias_at_centre`` (len(Cs), K) the logit there. ``objective`` (len(Cs), K) is the value at the solution;
+    ``converged`` (len(Cs), K) is False where the optimum was not reached; ``n_iterations`` counts Newton steps.
+    """
+
+    Cs: tuple[float, ...]
+    weight: Float64
+    bias: Float64
+    centre: Float64
+    bias_at_centre: Float64
+    objective: Float64
+    converged: NDArray[np.bool_]
+    n_iterations: int
+
+    def logits(self, X: Any) -> Float64:
+        """Logits (n, len(Cs), K) float64 of raw activations X (n, D)."""
+        flat = self.weight.reshape(-1, self.weight.shape[2])
+        centred = _as_float64(X).cpu().numpy() - self.centre
+        return (centred @ flat.T).reshape(len(centred), *self.bias.shape) + self.bias_at_centre
+
+    def rounded(self, i: int, k: int) -> tuple[NDArray[np.float32], float]:
+        """Weight (D,) and bias of C number i, column k, as float32 holds them.
+
+        The bias makes up for the rounding of the weights, so that the logit at the centre stays what it was.
+        """
+        weight = self.weight[i, k].astype(np.float32)
+        return weight, float(np.float32(self.bias_at_centre[i, k] - weight.astype(np.float64) @ self.centre))
+
+
+def fit_logistic_path(X: Any, Y: Any, Cs: Sequence[float], *, weights: Any = None) -> LogisticPath:
+    """Solve every column of Y for every C: see ``LogisticProblem``, which keeps the decomposition for further columns.
+
+    X (N, D) float32 or float64, raw; Y (N, K) in {0, 1}, NaN leaves that row out of that column's problem; ``weights``
+    (N,) or (N, K) multiply the rows' log losses. Rows that no column uses do not enter the standardisation.
+    Raises DataError for shapes that do not match, values that are not finite, and columns with one class only.
+    """
+    Y64 = _columns(Y)
+    used = (~torch.isnan(Y64)).any(dim=1).cpu().numpy()
+    if used.all() or len(used) != len(X):
+        return LogisticProblem(X).solve(Y64, Cs, weights=weights)
+    kept = None if weights is None else np.asarray(weights)[used]
+    return LogisticProblem(X[used]).solve(Y64[torch.from_numpy(used)], Cs, weights=kept)
+
+
+class LogisticProblem:
+    """Rows X (N, D), standardised and decomposed once; ``solve`` then takes any columns, subsets of rows and Cs.
+
+    Mean and standard deviation are those of all rows given here, in float64; a feature whose deviation is no more than
+    the rounding of its own values is constant and gets weight 0. Leaving rows out of a column (NaN) keeps this shared
+    standardisation: give only rows that all columns may learn from.
+    """
+
+    def __init__(self, X: Any) -> None:
+        single = str(getattr(X, "dtype", "")).endswith(("float32", "float16"))
+        rows = _as_float64(X)
+        if rows.ndim != 2 or min(rows.shape) < 1:
+            raise DataError(f"activations of shape {tuple(rows.shape)} cannot be fitted: rows by width are needed.")
+        if not bool(torch.isfinite(rows).all()):
+            raise DataError("the activations hold values that are not finite: capture them again.")
+        self.mean, self.scale, self._varies = _standardisation(rows, torch.float32 if single else torch.float64)
+        Z = (rows - self.mean) / self.scale
+        Z[:, ~self._varies] = 0.0
+        self._Z: Tensor | None = None
+        self._basis: Tensor
+        N, D = Z.shape
+        if N < D:
+            squares, vectors = torch.linalg.eigh(Z @ Z.T)
+            squares, vectors = _positive(squares, vectors, max(N, D))
+            self._rows = vectors * squares.sqrt()
+            self._Z, self._basis = Z, vectors / squares.sqrt()
+        else:
+            squares, vectors = torch.linalg.eigh(Z.T @ Z)
+            _, self._basis = _positive(squares, vectors, max(N, D))
+            self._rows = Z @ self._basis
+        self._rows32 = self._rows.float()
+        self._squares32 = self._rows32.square()
+
+    def solve(self, Y: Any, Cs: Sequence[float], *, weights: Any = None) -> LogisticPath:
+        """Every column of Y (N, K) for every C; see ``fit_logistic_path``."""
+        Y64 = _columns(Y).to(self._rows.device)
+        K, n = Y64.shape[1], len(Cs)
+        C = torch.tensor([float(c) for c in Cs for _ in range(K)], dtype=torch.float64, device=Y64.device)
+        return self._solve(Y64, weights, C, tuple(float(c) for c in Cs), (n, K))
+
+    def solve_each(self, Y: Any, C: Sequence[float], *, weights: Any = None) -> LogisticPath:
+        """Column k of Y (N, K) with C[k] only: a path of one entry, whose ``Cs`` holds the K values."""
+        Y64 = _columns(Y).to(self._rows.device)
+        if len(C) != Y64.shape[1]:
+            raise DataError(f"{len(C)} values of C for {Y64.shape[1]} columns: give one for each.")
+        values = tuple(float(c) for c in C)
+        each = torch.tensor(values, dtype=torch.float64, device=Y64.device)
+        return self._solve(Y64, weights, each, values, (1, len(values)))
+
+    def _solve(
+        self, Y: Tensor, weights: Any, C: Tensor, Cs: tuple[float, ...], shape: tuple[int, int]
+    ) -> LogisticPath:
+        if Y.shape[0] != self._rows.shape[0]:
+            raise DataError(f"{Y.shape[0]} labels for {self._rows.shape[0]} rows of activations: give one for each.")
+        if not bool((C > 0).all()) or not bool(torch.isfinite(C).all()):
+            raise OptionError("every C must be a positive number.")
+        Y, omega = _masked(Y, weights)
+        n_columns, K = C.shape[0], Y.shape[1]
+        block = max(1, _BLOCK_ENTRIES // Y.shape[0])
+        parts = []
+        for start in range(0, n_columns, block):
+            these = torch.arange(start, min(start + block, n_columns))
+            own = (Y[:, these % K], omega[:, these % K], C[these])
+            parts.append(NewtonBatch(self._rows, self._rows32, self._squares32, *own).run())
+        coefficients = torch.cat([p[0] for p in parts], dim=1)
+        at_centre = torch.cat([p[1] for p in parts])
+        standardised = self._basis @ coefficients
+        if self._Z is not None:
+            standardised = self._Z.T @ standardised
+        standardised[~self._varies] = 0.0
+        weight = (standardised / self.scale[:, None]).T
+        bias = at_centre - weight @ self.mean
+        return LogisticPath(
+            Cs=Cs,
+            weight=weight.reshape(*shape, -1).cpu().numpy(),
+            bias=bias.reshape(shape).cpu().numpy(),
+            centre=self.mean.cpu().numpy(),
+            bias_at_centre=at_centre.reshape(shape).cpu().numpy(),
+            objective=torch.cat([p[2] for p in parts]).reshape(shape).cpu().numpy(),
+            converged=torch.cat([p[3] for p in parts]).reshape(shape).cpu().numpy(),
+            n_iterations=max(p[4] for p in parts),
+        )
+
+
+def _as_float64(X: Any) -> Tensor:
+    tensor = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
+    return tensor.to(torch.float64)
+
+
+def _columns(Y: Any) -> Tensor:
+    Y64 = _as_float64(Y)
+    return Y64[:, None] if Y64.ndim == 1 else Y64
+
+
+def _standardisation(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (D,), standard deviation (D,) with 1 for constant features, and which features vary."""
+    mean = rows.mean(0)
+    mean = mean + (rows - mean).mean(0)
+    deviation = (rows - mean).square().mean(0).sqrt()
+    varies = deviation > 2 * torch.finfo(dtype).eps * mean.abs()
+    varies &= deviation > torch.finfo(torch.float64).tiny
+    return mean, torch.where(varies, deviation, 1.0), varies
+
+
+def _positive(squares: Tensor, vectors: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The eigenpairs above rounding; one is kept where all are zero (constant features only)."""
+    keep = squares > squares[-1] * size * torch.finfo(torch.float64).eps
+    if not bool(keep.any()):
+        return torch.ones_like(squares[-1:]), torch.zeros_like(vectors[:, -1:])
+    return squares[keep], vectors[:, keep]
+
+
+def _masked(Y: Tensor, weights: Any) -> tuple[Tensor, Tensor]:
+    """Y with 0 for NaN, and the weight of each row in each column (0 for NaN)."""
+    omega = (~torch.isnan(Y)).to(torch.float64)
+    Y = torch.nan_to_num(Y, nan=0.0)
+    if weights is not None:
+        omega = omega * _columns(weights).to(Y.device)
+    if not bool(((Y == 0) | (Y == 1)).all()) or not bool((torch.isfinite(omega) & (omega >= 0)).all()):
+        raise DataError("labels must be 0, 1 or missing, and weights finite and not negative.")
+    positive = (omega * Y).sum(0)
+    lacking = torch.nonzero((positive <= 0) | (positive >= omega.sum(0))).flatten().tolist()
+    if lacking:
+        raise DataError(f"column {lacking[0]} has rows of one class only: a probe needs examples of both.")
+    return Y, omega

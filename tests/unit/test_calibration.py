@@ -1,0 +1,108 @@
+"""Platt scaling and thresholds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from strataprobe.probes.calibration import IDENTITY, Calibration, choose_threshold, fit_platt, sigmoid
+
+
+def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, n)
+    return (rng.random(n) < sigmoid(slope * logits + intercept)).astype(int), logits
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(1.0, 0.0), (0.3, 1.0), (2.5, -1.5)])
+def test_a_known_slope_and_intercept_are_found_again(slope: float, intercept: float) -> None:
+    fit = fit_platt(*drawn(20_000, slope, intercept))
+    assert fit.fallback == ""
+    assert fit.calibration.slope == pytest.approx(slope, rel=0.06)
+    assert fit.calibration.intercept == pytest.approx(intercept, abs=0.08)
+
+
+def test_scaled_and_shifted_logits_give_the_same_probabilities() -> None:
+    labels, logits = drawn(300, 1.2, 0.4)
+    plain, moved = fit_platt(labels, logits).calibration, fit_platt(labels, 1e5 * logits + 3e5).calibration
+    expected = sigmoid(plain.slope * logits + plain.intercept)
+    np.testing.assert_allclose(sigmoid(moved.slope * (1e5 * logits + 3e5) + moved.intercept), expected, atol=1e-9)
+
+
+def test_separable_logits_keep_finite_probabilities_away_from_0_and_1() -> None:
+    labels, logits = np.array([0] * 20 + [1] * 20), np.array([-9.0] * 20 + [9.0] * 20)
+    fit = fit_platt(labels, logits)
+    p = sigmoid(fit.calibration.slope * logits + fit.calibration.intercept)
+    assert p[-1] == pytest.approx(21 / 22, abs=1e-6)
+    assert p[0] == pytest.approx(1 / 22, abs=1e-6)
+
+
+def test_the_mirrored_problem_has_the_mirrored_calibration() -> None:
+    labels, logits = drawn(200, 0.8, 0.9)
+    one, other = fit_platt(labels, logits).calibration, fit_platt(1 - labels, -logits).calibration
+    assert other == pytest.approx(one.mirrored())
+
+
+def test_logits_that_rank_the_wrong_way_keep_slope_one_and_fit_the_intercept() -> None:
+    labels, logits = drawn(500, 1.0, 0.0)
+    fit = fit_platt(labels, -logits)
+    assert fit.calibration.slope == 1.0
+    assert "do not rank" in fit.fallback
+    assert sigmoid(-logits + fit.calibration.intercept).mean() == pytest.approx(labels.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("labels", "logits", "reason"),
+    [([1, 0, 1], [1.0, 2.0, 3.0], "too few"), ([1] * 9, range(9), "one class"), ([], [], "too few")],
+)
+def test_rows_that_cannot_calibrate_give_the_identity_and_say_why(labels, logits, reason: str) -> None:
+    fit = fit_platt(labels, list(logits))
+    assert fit.calibration == IDENTITY
+    assert reason in fit.fallback
+
+
+def test_equal_logits_keep_slope_one() -> None:
+    fit = fit_platt([0, 1, 0, 1, 1, 1], [2.0] * 6)
+    assert fit.calibration.slope == 1.0
+    assert sigmoid(2.0 + fit.calibration.intercept) == pytest.approx(4 / 6, abs=0.1)
+
+
+def f1(labels: np.ndarray, p: np.ndarray, t: float) -> float:
+    called = p >= t
+    return 2 * (called & labels).sum() / max(called.sum() + labels.sum(), 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_threshold_has_the_highest_f1_of_all(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.random(80) < 0.25
+    p = sigmoid(rng.normal(size=80) + 1.5 * labels - 1).round(2)
+    best = max(f1(labels, p, t) for t in np.linspace(0, 1, 2001))
+    assert f1(labels, p, choose_threshold(labels, p)) == pytest.approx(best)
+
+
+def test_among_equally_good_thresholds_the_nearest_to_a_half_is_taken() -> None:
+    labels = np.array([0] * 10 + [1] * 10)
+    assert choose_threshold(labels, np.where(labels, 0.9, 0.1)) == 0.5
+    assert choose_threshold(labels, np.where(labels, 0.4, 0.1)) == pytest.approx(0.25)
+
+
+def test_two_classes_decide_alike_from_either_side() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.random(101) < 0.4
+    p = sigmoid(rng.normal(size=101) + 1.5 * labels)
+    one = choose_threshold(labels, p, symmetric=True)
+    other = choose_threshold(~labels, 1 - p, symmetric=True)
+    assert other == pytest.approx(1 - one)
+    np.testing.assert_array_equal(p >= one, ~(1 - p >= 1 - one))
+
+
+def test_a_threshold_without_examples_of_both_classes_is_a_half() -> None:
+    assert choose_threshold([1] * 10, np.linspace(0, 1, 10)) == 0.5
+    assert choose_threshold([0, 1], [0.1, 0.2]) == 0.5
+
+
+def test_probabilities_of_a_logit_and_its_negative_add_up_to_one() -> None:
+    z = np.array([-800.0, -40.0, -1e-9, 0.0, 3.3, 800.0])
+    np.testing.assert_allclose(sigmoid(z) + sigmoid(-z), 1.0, rtol=0, atol=1e-15)
+    assert Calibration(2.0, -1.0).mirrored() == (2.0, 1.0)

@@ -1,0 +1,65 @@
+"""Training killed with -9 and run again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from train_folders import data_files, write_folder
+
+from strataprobe.errors import StageError
+from strataprobe.probes.run import DONE_FOLDER, train
+
+CODE = "import sys\nfrom strataprobe.probes.run import train\ntrain(sys.argv[1], sys.argv[2])\n"
+
+
+def test_a_killed_training_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "a", layers=tuple(range(1, 13)), n=400, d=40)
+    out = tmp_path / "p"
+    done = tmp_path / ".p.partial" / DONE_FOLDER
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    process = subprocess.Popen([sys.executable, "-c", CODE, str(folder), str(out)], env=env)
+    deadline_s = time.monotonic() + 60
+    while len(list(done.glob("*.safetensors"))) < 2 and time.monotonic() < deadline_s and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    kept = {p.name: p.stat().st_mtime_ns for p in done.glob("*.safetensors")}
+    assert 2 <= len(kept) < 24
+    assert not out.exists()
+    with pytest.raises(StageError, match="unfinished"):
+        train(folder, out, seed=5)
+    train(folder, out)
+    assert f"{len(kept)} of 24 layers are trained already" in capsys.readouterr().err
+    train(folder, tmp_path / "whole")
+    assert data_files(out) == data_files(tmp_path / "whole")
+    assert not done.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "p", "whole"]
+
+
+def test_layers_that_were_done_are_not_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from strataprobe.probes import run
+
+    folder = write_folder(tmp_path / "a", layers=(1, 2, 3), readouts=("last",))
+    fitted, real = [], run.fit_layer
+
+    def counted(*arguments: object) -> object:
+        if len(fitted) == 2:
+            raise KeyboardInterrupt
+        fitted.append(arguments)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "fit_layer", counted)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "p")
+    assert len(fitted) == 2
+    fitted.clear()
+    train(folder, tmp_path / "p")
+    assert len(fitted) == 1
