@@ -68,7 +68,6 @@ def data_folder() -> Path:
 def tiny() -> Any:
     """``tiny(family)``: a loaded model of that family, three blocks, built once a session. Leave its weights alone."""
     from builders import tiny_model
-
     from strataprobe.models import LoadedModel, wrap_model
 
     built: dict[str, LoadedModel] = {}

@@ -57,9 +57,7 @@ def read(model: Any, tokenizer: Any, family: str, text: str, suffix: str = "", p
     encoded = tokenizer(prefix + text + suffix, return_offsets_mapping=True, return_special_tokens_mask=True)
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
     inside = range(len(prefix), len(prefix) + len(text))
-    own = [
-        i for i, (start, _) in enumerate(encoded["offset_mapping"]) if start in inside and not special[i]
-    ]
+    own = [i for i, (start, _) in enumerate(encoded["offset_mapping"]) if start in inside and not special[i]]
     last = max(i for i in range(len(ids)) if not special[i])
     kept: list[torch.Tensor] = []
     handles = [

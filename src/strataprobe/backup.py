@@ -31,7 +31,11 @@ class Backup:
             source, target = self.place / stage, self.out / stage
             if target.exists() or not (source / MANIFEST_NAME).is_file():
                 continue
-            if verify_folder(source):
+            try:
+                damaged = bool(verify_folder(source))
+            except StageError:
+                damaged = True
+            if damaged:
                 note(f"backup: the copy of {stage} in {self.place} is damaged and was not restored.")
                 continue
             self.out.mkdir(parents=True, exist_ok=True)
@@ -54,11 +58,17 @@ class Backup:
             raise StageError(f"the backup of {stage} in {self.place} is not exact ({problems[0]}): check that disk.")
 
     def save_files(self, paths: list[Path]) -> None:
-        """Copy single files of ``out``."""
+        """Copy single files of ``out``. Raises StageError when there is no space left."""
         for path in paths:
             aside = self.place / f".{path.name}.tmp"
-            shutil.copyfile(path, aside)
-            os.replace(aside, self.place / path.name)
+            try:
+                shutil.copyfile(path, aside)
+                os.replace(aside, self.place / path.name)
+            except OSError as error:
+                aside.unlink(missing_ok=True)
+                raise StageError(
+                    f"{self.place / path.name} could not be written ({error.strerror or error}): free some space there."
+                ) from error
 
 
 def _copy_folder(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ SPLITS = ("train", "val", "test")
 LABEL_FIELDS = ("label", "sentiment", "cognitive_action")
 _SPLIT_ALIASES = {"validation": "val", "dev": "val"}
 _GROUP_FIELDS = ("group", "pair_id")
+_KNOWN = {"id", "text", "label", "split", "group", "score"}
+_NOT_A_NAME = re.compile(r"[\x00\ud800-\udfff]")
 
 
 @dataclass(slots=True)
@@ -92,7 +95,7 @@ def parse_jsonl(lines: Iterable[str], source: str) -> list[tuple[str, dict[str, 
             continue
         place = f"{source}, line {number}"
         try:
-            value = json.loads(line)
+            value = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{place} is not JSON ({error.msg} at column {error.colno}): each line must be one JSON object."
@@ -134,16 +137,24 @@ def _read_txt(path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _read_parquet(path: Path) -> list[tuple[str, dict[str, Any]]]:
     try:
         import pandas as pd
-    except ImportError as error:
-        raise DataError(f"{path} needs the parquet extra: pip install 'strataprobe[parquet]'.") from error
-    try:
+
         records = pd.read_parquet(path).to_dict("records")
     except ImportError as error:
         raise DataError(f"{path} needs the parquet extra: pip install 'strataprobe[parquet]'.") from error
     except (ValueError, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
-    kept = [{str(k): v for k, v in record.items() if not (v is None or v != v)} for record in records]
+    kept = [{str(k): _plain(v) for k, v in record.items() if pd.isna(v) is not True} for record in records]
     return [(f"{path}, row {i}", record) for i, record in enumerate(kept, start=1)]
+
+
+def _plain(value: Any) -> Any:
+    """A Parquet value as a JSON value: arrays as lists, dates as their text."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def check_text(value: Any, place: str) -> str:
@@ -182,7 +193,7 @@ def _score_of(row: dict[str, Any], place: str) -> float | None:
         return None
     try:
         score = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{place}: 'score' is {value!r}, not a number.") from error
     if not math.isfinite(score):
         raise DataError(f"{place}: 'score' is {value!r}; it must be finite.")
@@ -199,7 +210,9 @@ def _split_of(row: dict[str, Any], place: str) -> str:
 
 def _parse_row(row: dict[str, Any], place: str, position: int, label_fields: Sequence[str]) -> Text:
     group = next((str(row[name]) for name in _GROUP_FIELDS if row.get(name) is not None), "")
-    known = {"id", "text", "label", "split", "group", "score"}
+    for name, value in row.items():
+        if name != "text" and isinstance(value, str) and _NOT_A_NAME.search(value):
+            raise DataError(f"{place}: {name!r} holds a zero byte or half of a surrogate pair: repair the row.")
     return Text(
         id=str(row["id"]) if row.get("id") is not None else f"{position:06d}",
         text=check_text(row.get("text"), place),
@@ -207,7 +220,7 @@ def _parse_row(row: dict[str, Any], place: str, position: int, label_fields: Seq
         split=_split_of(row, place),
         group=group,
         score=_score_of(row, place),
-        fields={k: v for k, v in row.items() if k not in known},
+        fields={k: v for k, v in row.items() if k not in _KNOWN},
     )
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import shutil
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
         raise StageError(
             f"{path} could not be written: {error.strerror or error}; free some space or choose another "
             "--out, then run the same command again."
@@ -225,6 +227,8 @@ class StageFolder:
                 f"{self.final} was made from something else ({describe_difference(self.key, theirs)}): "
                 "choose another --out, or delete that folder."
             )
+        if (self.final / _KEY_NAME).is_file():  # killed in the last moment of ``commit``
+            (self.final / _KEY_NAME).unlink()
         return manifest
 
     def pending_key(self) -> dict[str, Any] | None:
@@ -255,8 +259,10 @@ class StageFolder:
         return False
 
     def commit(self, manifest: Manifest) -> Manifest:
-        """Record the files, write the manifest, and rename ``work`` to ``final``."""
-        (self.work / _KEY_NAME).unlink(missing_ok=True)
+        """Record the files, write the manifest, and rename ``work`` to ``final``.
+
+        The key goes last: until everything is in place, an attempt killed here can be taken up again.
+        """
         manifest.files = record_files(self.work)
         manifest.versions = library_versions()
         write_manifest(self.work, manifest)
@@ -270,4 +276,5 @@ class StageFolder:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(self.work, self.final)
+        (self.final / _KEY_NAME).unlink(missing_ok=True)
         return manifest

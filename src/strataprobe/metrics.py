@@ -55,6 +55,12 @@ class AucEstimate:
         np.fill_diagonal(result, 1.0)
         return result
 
+    def inflated(self, factor: np.ndarray) -> AucEstimate:
+        """The same AUCs with each column's variance multiplied by ``factor`` (M,); the correlations stay."""
+        root = np.sqrt(factor)
+        covariance = self.covariance * root[:, None] * root[None, :]
+        return AucEstimate(self.auc, covariance, self.n_positive_groups, self.n_negative_groups)
+
 
 def clustered_auc(labels01: Any, logits: Any, groups: Any) -> AucEstimate:
     """AUC of each column of ``logits`` (N,) or (N, M), with a covariance over independent ``groups`` (N,)."""
@@ -157,8 +163,7 @@ def max_t_pairs_quantile(covariance: np.ndarray, *, level: float = 0.95, n_draws
 def _gaussian_draws(covariance: np.ndarray, n_draws: int, seed: int) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
-    half = np.random.default_rng(seed).standard_normal((n_draws // 2, len(values)))
-    return np.concatenate([half, -half]) @ root.T
+    return np.random.default_rng(seed).standard_normal((n_draws, len(values))) @ root.T
 
 
 def accuracy_interval(correct: Any, groups: Any, z: float = Z95) -> tuple[float, float, float]:
@@ -257,14 +262,14 @@ def _influence(
     sizes = np.array([[labels[folds == f].sum(), (~labels[folds == f]).sum()] for f in usable], dtype=np.float64)
     weights = sizes.prod(axis=1) / sizes.sum(axis=1)
     weights /= weights.sum()
-    mean = np.zeros(width)
+    mean = np.full(width, 0.5)
     parts = [np.zeros((n_groups, width)), np.zeros((n_groups, width))]
     cells = [0, 0]
     for fold, weight in zip(usable, weights, strict=True):
         rows = np.flatnonzero(folds == fold)
         own = labels[rows]
         components = _structural_components(own, columns[rows])
-        mean += weight * components[0].mean(axis=0)
+        mean += weight * (components[0].mean(axis=0) - 0.5)
         for side, (mask, values) in enumerate(zip((own, ~own), components, strict=True)):
             np.add.at(parts[side], groups[rows[mask]], weight * (values - values.mean(axis=0)) / len(values))
             cells[side] += len(np.unique(groups[rows[mask]]))

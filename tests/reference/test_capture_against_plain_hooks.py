@@ -8,13 +8,13 @@ from typing import Any
 
 import h5py
 import numpy as np
-import plain_hook
 import pytest
 import torch
+
+import plain_hook
+import strataprobe as sp
 from builders import DECODERS, FAMILIES, WINDOW, save_model, tiny_model
 from plain_hook import SUFFIX, TEXTS, relative
-
-import strataprobe as sp
 from strataprobe.capture.run import capture_stage
 from strataprobe.models import load_model, wrap_model
 
@@ -46,7 +46,9 @@ def test_every_layer_and_readout_equals_a_plain_hook(family: str, tiny: Any) -> 
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_the_last_layer_is_raw_and_becomes_the_librarys_last_state_behind_the_final_norm(family: str, tiny: Any) -> None:
+def test_the_last_layer_is_raw_and_becomes_the_librarys_last_state_behind_the_final_norm(
+    family: str, tiny: Any
+) -> None:
     model = tiny(family)
     raw = sp.capture(TEXTS, model.model, model.tokenizer, layers=3, readout="last").layer(3)
     normed = np.stack([p.normed[p.last] for p in plain(model.model, model.tokenizer, family, TEXTS)])
@@ -100,10 +102,13 @@ def test_a_gemma_3_of_34_layers_is_captured_whole_and_every_stored_vector_equals
     out = tmp_path / "activations"
     capture_stage(labelled(tmp_path / "texts.jsonl", texts), folder, out, suffix=SUFFIX, batch_tokens=256)
     loaded = load_model(folder)
-    assert type(loaded.model).__name__ == {
-        "gemma3_text": "Gemma3ForCausalLM",
-        "gemma3": "Gemma3ForConditionalGeneration",
-    }[family]
+    assert (
+        type(loaded.model).__name__
+        == {
+            "gemma3_text": "Gemma3ForCausalLM",
+            "gemma3": "Gemma3ForConditionalGeneration",
+        }[family]
+    )
     theirs = plain(loaded.model, loaded.tokenizer, family, texts, suffix=SUFFIX)
     assert sorted(p.name for p in out.glob("*.h5")) == sorted(f"layer_{k}_activations.h5" for k in range(35))
     worst = 0.0

@@ -122,7 +122,8 @@ def test_accuracy_has_wilsons_interval_when_rows_are_independent() -> None:
 
 def test_accuracy_of_grouped_rows_has_a_wider_interval() -> None:
     correct = np.repeat(np.tile([1, 1, 1, 1, 0], 8), 10)
-    single, grouped = accuracy_interval(correct, np.arange(400)), accuracy_interval(correct, np.repeat(np.arange(40), 10))
+    single = accuracy_interval(correct, np.arange(400))
+    grouped = accuracy_interval(correct, np.repeat(np.arange(40), 10))
     assert grouped[2] - grouped[1] > 2 * (single[2] - single[1])
 
 

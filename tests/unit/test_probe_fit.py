@@ -151,8 +151,9 @@ def test_with_two_folds_the_middle_of_the_grid_is_taken() -> None:
     labels = np.array([1, 1, *[0] * 20])
     folds = make_folds(labels, np.arange(22), ["a", "b"])
     assert set(folds) == {0, 1}
-    crossed = cross_validate(get_family("logistic"), np.random.default_rng(0).normal(size=(22, 5)),
-                             class_columns(labels, 2), folds)
+    crossed = cross_validate(
+        get_family("logistic"), np.random.default_rng(0).normal(size=(22, 5)), class_columns(labels, 2), folds
+    )
     assert np.isnan(crossed.option_auc).all()
     assert choose_option(crossed.option_auc).tolist() == [len(C_GRID) // 2]
 

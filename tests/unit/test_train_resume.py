@@ -13,6 +13,7 @@ import pytest
 from train_folders import data_files, write_folder
 
 from strataprobe.errors import StageError
+from strataprobe.manifest import StageFolder
 from strataprobe.probes.run import DONE_FOLDER, train
 
 CODE = "import sys\nfrom strataprobe.probes.run import train\ntrain(sys.argv[1], sys.argv[2])\n"
@@ -21,7 +22,7 @@ CODE = "import sys\nfrom strataprobe.probes.run import train\ntrain(sys.argv[1],
 def test_a_killed_training_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = write_folder(tmp_path / "a", layers=tuple(range(1, 13)), n=400, d=40)
+    folder = write_folder(tmp_path / "a", layers=tuple(range(1, 9)), n=240, d=24)
     out = tmp_path / "p"
     done = tmp_path / ".p.partial" / DONE_FOLDER
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -32,12 +33,12 @@ def test_a_killed_training_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     kept = {p.name: p.stat().st_mtime_ns for p in done.glob("*.safetensors")}
-    assert 2 <= len(kept) < 24
+    assert 2 <= len(kept) < 16
     assert not out.exists()
     with pytest.raises(StageError, match="unfinished"):
         train(folder, out, seed=5)
     train(folder, out)
-    assert f"{len(kept)} of 24 layers are trained already" in capsys.readouterr().err
+    assert f"{len(kept)} of 16 fits are done already" in capsys.readouterr().err
     train(folder, tmp_path / "whole")
     assert data_files(out) == data_files(tmp_path / "whole")
     assert not done.exists()
@@ -63,3 +64,22 @@ def test_layers_that_were_done_are_not_fitted_again(tmp_path: Path, monkeypatch:
     fitted.clear()
     train(folder, tmp_path / "p")
     assert len(fitted) == 1
+
+
+def test_an_interrupted_training_of_fewer_layers_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strataprobe.probes import run
+
+    folder = write_folder(tmp_path / "a", layers=(1, 2, 3), readouts=("last",))
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(StageFolder, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        interrupted.setattr(run.shutil, "rmtree", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, tmp_path / "p", layers=[1, 2])
+    fitted, real = [], run.fit_layer
+    monkeypatch.setattr(run, "fit_layer", lambda *arguments: (fitted.append(1), real(*arguments))[1])
+    train(folder, tmp_path / "p")
+    assert len(fitted) == 1
+    train(folder, tmp_path / "whole")
+    assert data_files(tmp_path / "p") == data_files(tmp_path / "whole")

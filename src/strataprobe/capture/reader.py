@@ -68,6 +68,8 @@ class Reader:
         for key, vectors in kept.items():
             result.vectors[key] = vectors.cpu().numpy()
         self._refuse_non_finite(result.vectors, names)
+        if result.zero_shot is not None:
+            self._refuse_non_finite({("class words", model.n_layers): result.zero_shot}, names)
         return result
 
     def _class_words(self, last: Tensor) -> NDArray[np.float32]:

@@ -276,9 +276,20 @@ class _Job:
             fresh = record_files(self.folder.work)
             manifest.files = dict(sorted({**self.existing.files, **fresh}.items()))
             for name in sorted(fresh):
-                shutil.copyfile(self.folder.work / name, self.out / f".{name}.tmp")
-                os.replace(self.out / f".{name}.tmp", self.out / name)
+                self._move_in(name)
             write_manifest(self.out, manifest)
             shutil.rmtree(self.folder.work)
         shutil.rmtree(self.shards, ignore_errors=True)
         return manifest
+
+    def _move_in(self, name: str) -> None:
+        """Put one finished file beside those the folder holds; a copy, so that a killed run can do it again."""
+        aside = self.out / f".{name}.tmp"
+        try:
+            shutil.copyfile(self.folder.work / name, aside)
+            os.replace(aside, self.out / name)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            raise StageError(
+                f"{self.out / name} could not be written ({error}): free some space, then run the same command again."
+            ) from error

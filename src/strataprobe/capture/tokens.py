@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from strataprobe.models import LoadedModel
 
 TEMPLATES = ("none", "chat")
 _CHUNK = 2048
+# stands for the text while looking where a chat template puts it; private characters that no template writes
+_STAND_IN = "\ue000text\ue001"
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,22 @@ class Tokenizer:
         whole = f"{self.form.prefix}{text}{self.form.suffix}"
         if self.form.template == "none":
             return whole, len(self.form.prefix)
-        turn = [{"role": "user", "content": whole}]
-        rendered = self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        at = rendered.find(whole)
-        if at < 0:
+        before, after = self._around_turn
+        rendered = self._turn(whole)
+        if rendered != before + whole + after:
             raise DataError(f"{place}: the chat template changes this text (white space at an end?): strip it first.")
-        return rendered, at + len(self.form.prefix)
+        return rendered, len(before) + len(self.form.prefix)
+
+    def _turn(self, content: str) -> str:
+        """A user turn and the beginning of the answer, as the model's chat template writes them."""
+        turn = [{"role": "user", "content": content}]
+        return str(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+
+    @cached_property
+    def _around_turn(self) -> tuple[str, str]:
+        """What the template writes before and after the text (a search for the text could find the template's words)."""
+        before, _, after = self._turn(_STAND_IN).partition(_STAND_IN)
+        return before, after
 
     def _encode(self, strings: list[str]) -> Any:
         return self._tokenizer(
@@ -119,6 +132,8 @@ class Tokenizer:
         keep = self.max_tokens - around
         while keep > 0:
             kept = self._first_tokens(text, keep)
+            if not kept:
+                break
             string, start = self._wrap(kept, place)
             shorter = _row(self._encode([string]), 0, start, start + len(kept))
             if len(shorter.ids) <= self.max_tokens:

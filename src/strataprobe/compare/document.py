@@ -11,7 +11,7 @@ import numpy as np
 
 from strataprobe.compare.baselines import Baseline, measure_baselines
 from strataprobe.compare.choice import LayerChoice, choose_layer, difference_low
-from strataprobe.compare.controls import n_shuffles
+from strataprobe.compare.controls import cells_of, n_shuffles
 from strataprobe.compare.ensembles import METHODS, combine_mean, combine_stacked, combine_vote, fit_stackers
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.layers import (
@@ -50,12 +50,12 @@ def build_document(sources: Sources, measured: list[Measured], rows: TestRows, s
     """The comparison document, all but ``inputs``, ``config``, ``versions`` and ``elapsed_s``."""
     probes, folder = sources.probes, sources.folder
     keys = [(m.readout, m.layer) for m in measured]
-    curve, test = cross_validated(sources.oof, keys), on_test(measured, rows)
+    curve, test = cross_validated(sources.oof, measured), on_test(measured, rows)
     entries = curve_entries(measured, curve, test, rows)
     choices = {}
     for readout in probes.readouts:
         columns = [j for j, key in enumerate(keys) if key[0] == readout]
-        control = [measured[j].control_val_auc for j in columns]
+        control = [measured[j].controls.val_auc for j in columns]
         choice = choose_layer([keys[j][1] for j in columns], _subset(curve, columns), control, seed=seed)
         for j, low in zip(columns, choice.simultaneous_low, strict=True):
             entries[j]["simultaneous_low"] = low
@@ -179,14 +179,19 @@ def _facts(sources: Sources, rows: TestRows) -> dict[str, Any]:
     folder, layer = sources.folder, sources.probes.layers[-1]
     learned = {g for split in ("train", "val") for g in folder.read(layer, split).groups}
     return {
-        "control_limit": _control_limit(rows.labels, len(sources.probes.class_names)),
+        "control_limit": _control_limit(rows, len(sources.probes.class_names)),
         "unconverged": sorted({k for k, converged in known if not converged}) if known else None,
         "shared_groups": len(learned & set(folder.read(layer, "test").groups)),
     }
 
 
-def _control_limit(labels: np.ndarray, n_classes: int) -> float | None:
-    """A mean AUC of shuffled labels that chance does not reach: .5 and four standard errors (Mann-Whitney, no ties)."""
+def _control_limit(rows: TestRows, n_classes: int) -> float | None:
+    """A mean AUC of shuffled labels that chance does not reach: .5 and four standard errors (Mann-Whitney, no ties).
+
+    Rows that share a shuffled label count once.
+    """
+    _, first = np.unique(cells_of(rows.labels, rows.groups), return_index=True)
+    labels = rows.labels[first]
     sizes = [int((labels == c).sum()) for c in ([1] if n_classes == 2 else range(n_classes))]
     variances = [(len(labels) + 1) / (12 * m * (len(labels) - m)) for m in sizes if 0 < m < len(labels)]
     if not variances:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from strataprobe.compare.controls import DEFAULT_C, ShuffledLabels, control_aucs, shuffle_labels
+from strataprobe.compare.controls import DEFAULT_C, Controls, shuffle_labels, split_in_halves, train_controls
 from strataprobe.metrics import AucEstimate, accuracy_interval, auc_interval, clustered_auc, folded_auc, macro_auc
 from strataprobe.probes.files import Oof, TrainedProbes
 from strataprobe.progress import Progress
@@ -41,8 +41,7 @@ class Measured:
     logits: np.ndarray
     probabilities: np.ndarray
     called: np.ndarray
-    control_val_auc: float
-    control_auc: float
+    controls: Controls
     evals: dict[str, float] = field(default_factory=dict)
 
 
@@ -52,11 +51,16 @@ def labelled(rows: LayerRows) -> tuple[np.ndarray, np.ndarray]:
     return rows.activations[keep], rows.labels[keep]
 
 
+def labelled_groups(rows: LayerRows) -> list[str]:
+    """Groups of the rows that have a label."""
+    return [group for group, label in zip(rows.groups, rows.labels, strict=True) if label >= 0]
+
+
 def read_test_rows(folder: ActivationFolder, layer: int) -> TestRows:
     """Labels, groups and ids of the labelled test rows."""
     rows = folder.read(layer, "test")
     keep = np.flatnonzero(rows.labels >= 0)
-    return TestRows(rows.labels[keep], [rows.groups[i] for i in keep], [rows.ids[i] for i in keep])
+    return TestRows(rows.labels[keep], labelled_groups(rows), [rows.ids[i] for i in keep])
 
 
 def one_auc(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -73,10 +77,14 @@ def estimate_auc(labels: np.ndarray, logits: np.ndarray, groups: Any, folds: np.
     return folded_auc(labels == 1, logits[:, 1, :], groups, folds)
 
 
-def cross_validated(oof: Oof, keys: Sequence[Key]) -> AucEstimate:
-    """Mean of within-fold AUCs of the out-of-fold logits for each (readout, layer), covariance over groups."""
-    stacked = np.stack([oof.logits[key] for key in keys], axis=2)
-    return estimate_auc(oof.labels, stacked, oof.groups, oof.folds)
+def cross_validated(oof: Oof, measured: Sequence[Measured]) -> AucEstimate:
+    """Mean of within-fold AUCs of the out-of-fold logits for each layer and readout, covariance over groups.
+
+    The variance is inflated for what folds share, see ``controls.Halves``.
+    """
+    stacked = np.stack([oof.logits[m.readout, m.layer] for m in measured], axis=2)
+    estimate = estimate_auc(oof.labels, stacked, oof.groups, oof.folds)
+    return estimate.inflated(np.array([2.0 - m.controls.agreement for m in measured]))
 
 
 def on_test(measured: Sequence[Measured], rows: TestRows) -> AucEstimate:
@@ -91,14 +99,16 @@ def measure_layers(probes: TrainedProbes, folder: ActivationFolder, *, seed: int
     """
     keys = layer_keys(probes)
     found = []
-    shuffled: ShuffledLabels | None = None
+    shuffled = halves = None
     with Progress("comparing layers", len(keys), "layers") as progress:
         for readout, layer in keys:
             splits = [folder.read(layer, split, readout) for split in ("train", "val", "test")]
             (x_train, y_train), (x_val, y_val), (x_test, y_test) = (labelled(rows) for rows in splits)
-            if shuffled is None:
-                shuffled = shuffle_labels(y_train, y_val, y_test, len(probes.class_names), seed=seed)
-            control = control_aucs(x_train, x_val, x_test, shuffled, penalty_of(probes, readout, layer))
+            if shuffled is None or halves is None:
+                groups = [labelled_groups(rows) for rows in splits]
+                shuffled = shuffle_labels((y_train, y_val, y_test), groups, len(probes.class_names), seed=seed)
+                halves = split_in_halves(y_train, groups[0], y_val, seed=seed)
+            c = penalty_of(probes, readout, layer)
             probe_set = probes.sets[readout, layer]
             probabilities = np.asarray(probe_set.probabilities(x_test), dtype=np.float64)
             found.append(
@@ -109,7 +119,7 @@ def measure_layers(probes: TrainedProbes, folder: ActivationFolder, *, seed: int
                     np.asarray(probe_set.logits(x_test), dtype=np.float64),
                     probabilities,
                     called_classes(probabilities, np.asarray(probe_set.thresholds)),
-                    *control,
+                    train_controls(x_train, x_val, x_test, shuffled, halves, c),
                     _eval_aucs(probe_set, folder, readout, layer),
                 )
             )
@@ -166,9 +176,10 @@ def curve_entries(
             "test_accuracy": accuracy,
             "test_accuracy_low": accuracy_low,
             "test_accuracy_high": accuracy_high,
-            "control_auc": m.control_auc,
-            "control_val_auc": m.control_val_auc,
-            "selectivity": test.auc[j] - m.control_auc,
+            "control_auc": m.controls.test_auc,
+            "control_val_auc": m.controls.val_auc,
+            "selectivity": test.auc[j] - m.controls.test_auc,
+            "half_agreement": m.controls.agreement,
         }
         entries.append(
             {"layer": m.layer, "block_index": m.block_index, "readout": m.readout}

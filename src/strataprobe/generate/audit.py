@@ -195,23 +195,22 @@ def _findings(report: dict[str, Any]) -> list[Finding]:
     """What the audit found, each with a permanent code, a level and what to do."""
     counts, duplicates, leak = report["counts"], report["duplicates"], report["leak"]
     labels = counts["label"]
-    findings = [
+    return [
         _balance(labels),
         _banned_finding(report["banned_words"]),
         _rule("G003", not duplicates["exact"], f"{duplicates['exact']:,} texts repeat an earlier one word for word"
-              f" ({duplicates['exact_with_other_label']:,} under another label): remove them, or keep them in one group.",
+              f" ({duplicates['exact_with_other_label']:,} under another label): remove them or keep them in one group.",
               "no text is repeated word for word."),
         _rule("G004", not duplicates["near_across_splits"], f"{duplicates['near_across_splits']:,} pairs of"
               " near-duplicates lie in different splits, so the test is not of new text: give them one group.",
               "no near-duplicates lie in different splits."),
         _leak_finding(leak),
-        _rule("G006", not report["n_unlabelled"], f"{report['n_unlabelled']:,} texts have no label: they are captured but"
+        _rule("G006", not report["n_unlabelled"], f"{report['n_unlabelled']:,} texts have no label: they are captured,"
               " not trained on.", "every text has a label.", bad="ok"),
         _length_finding(report["length_words"]),
         _rule("G008", all(len(by) == len(labels) for by in counts["split_by_label"].values()), "a split lacks a class:"
               " give more texts, or groups that spread over the splits.", "every split holds every class."),
     ]  # fmt: skip
-    return findings
 
 
 def _finding(code: str, level: str, message: str) -> Finding:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from strataprobe.recipe import Recipe
 
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?")
-_FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|me|my|mine|myself|we|we're|we've|we'd|we'll|us|our|ours|ourselves)\b")
+_FIRST_PERSON = re.compile(r"\b(?:i|me|my|mine|myself|we|us|our|ours|ourselves)\b")
 _SENTENCE_END = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
 
 # Words whose family no suffix rule finds: each member of a family stands for all of it.

@@ -1,7 +1,7 @@
 """What the built-in writer writes from: scenes, outcomes, reactions and frames, as TOML files in ``material/RECIPE``.
 
-A sentence may hold alternatives, ``[on Tuesday|yesterday]``, and names, ``{name}``. An outcome may start with
-``member :: `` when it suits one member of its class best.
+A sentence may hold alternatives, ``[on Tuesday|yesterday]``, and slots, ``{name}``. An outcome may start with
+``joy+pride :: `` when it suits these members of its class best.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ROOT = resources.files("strataprobe") / "generate" / "material"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a scene ends, on one side; ``member`` is the member of the class it suits best, "" where it suits most."""
+    """How a scene ends, on one side; ``members`` are those of the class it suits best, none where it suits most."""
 
     text: str
-    member: str = ""
+    members: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Material:
     reactions: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]]
     turns: Mapping[str, Mapping[str, tuple[str, ...]]]
     aftermath: Mapping[str, Mapping[str, tuple[str, ...]]]
+    verdicts: Mapping[str, tuple[str, ...]]
+    words: Mapping[str, tuple[str, ...]]
     openers: Mapping[str, tuple[str, ...]]
     styles: Mapping[str, tuple[str, ...]]
     expectations: Mapping[str, tuple[str, ...]]
@@ -66,8 +68,8 @@ def load_material(recipe: Recipe) -> Material:
     """The material of a recipe. Raises OptionError when none ships for it, or it knows other classes or members."""
     if recipe.name not in material_names():
         raise OptionError(
-            f"the builtin writer has no material for the recipe {recipe.name!r}, only for {', '.join(material_names())}: "
-            "give texts written elsewhere with --data FILE."
+            f"the builtin writer has no material for the recipe {recipe.name!r}, only for"
+            f" {', '.join(material_names())}: give texts written elsewhere with --data FILE."
         )
     material = _load(recipe.name)
     for cls in recipe.classes:
@@ -91,19 +93,19 @@ def _load(name: str) -> Material:
     folder = _ROOT / name
     frame = _read(folder / "frame.toml")
     reactions = {
-        entry.name.removeprefix("reactions_").removesuffix(".toml"): _read(entry)
-        for entry in sorted(folder.iterdir(), key=lambda e: e.name)
-        if entry.name.startswith("reactions_")
+        entry.name: _merged([_read(file) for file in _files(entry)])
+        for entry in sorted((folder / "reactions").iterdir(), key=lambda e: e.name)
     }
     scenes: list[Scene] = []
-    for entry in sorted((folder / "scenes").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".toml"):
-            scenes += _scenes(entry.name.removesuffix(".toml"), _read(entry), sorted(reactions))
+    for entry in _files(folder / "scenes"):
+        scenes += _scenes(entry.name.removesuffix(".toml"), _read(entry), sorted(reactions))
     return Material(
         scenes=tuple(scenes),
-        reactions={c: {m: _tuples(kinds) for m, kinds in members.items()} for c, members in reactions.items()},
+        reactions=reactions,
         turns={c: _tuples(kinds) for c, kinds in frame["turns"].items()},
         aftermath={c: _tuples(kinds) for c, kinds in frame["aftermath"].items()},
+        verdicts=_tuples(frame["verdicts"]),
+        words=_tuples(frame["words"]),
         openers=_tuples(frame["styles"]),
         styles=_tuples(frame["style_of"]),
         expectations=_tuples(frame["expectations"]),
@@ -114,6 +116,22 @@ def _load(name: str) -> Material:
 
 def _read(entry: Traversable) -> dict[str, Any]:
     return tomllib.loads(entry.read_text("utf-8"))
+
+
+def _files(folder: Traversable) -> list[Traversable]:
+    """The TOML files of a folder, by name."""
+    return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".toml")), key=lambda e: e.name)
+
+
+def _merged(files: list[dict[str, dict[str, list[str]]]]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Reactions of several files as one: member -> kind -> sentences, in file order."""
+    merged: dict[str, dict[str, tuple[str, ...]]] = {}
+    for value in files:
+        for member, kinds in value.items():
+            own = merged.setdefault(member, {})
+            for kind, sentences in kinds.items():
+                own[kind] = own.get(kind, ()) + tuple(sentences)
+    return merged
 
 
 def _tuples(lists: Mapping[str, list[str]]) -> dict[str, tuple[str, ...]]:
@@ -141,5 +159,5 @@ def _scenes(file: str, value: dict[str, Any], class_names: list[str]) -> list[Sc
 
 
 def _outcome(text: str) -> Outcome:
-    member, mark, rest = text.partition(" :: ")
-    return Outcome(rest, member) if mark else Outcome(text)
+    members, mark, rest = text.partition(" :: ")
+    return Outcome(rest, tuple(members.split("+"))) if mark else Outcome(text)

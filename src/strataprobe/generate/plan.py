@@ -6,9 +6,9 @@ other; members are spread evenly within their class, and go where they suit the 
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from dataclasses import dataclass
+from random import Random
 
 from strataprobe.dataset import split_by_group
 from strataprobe.generate.material import Material, Scene
@@ -38,9 +38,9 @@ class Cell:
         return f"{recipe.name}-{self.scene.id}"
 
 
-def seeded(*parts: object) -> random.Random:
+def seeded(*parts: object) -> Random:
     """A random generator that depends on nothing but ``parts``."""
-    return random.Random(int(sha256_json([str(p) for p in parts])[:16], 16))
+    return Random(int(sha256_json([str(p) for p in parts])[:16], 16))
 
 
 # Which sentences a text is made of, and how often: of life scenes, of things bought or seen; "again" for a scene whose
@@ -48,52 +48,55 @@ def seeded(*parts: object) -> random.Random:
 _FORMS = {
     "life": {
         "scene outcome reaction": 28,
-        "opener scene outcome reaction": 14,
-        "scene turn outcome reaction": 18,
-        "scene outcome aftermath reaction": 12,
-        "scene outcome reaction aftermath": 8,
-        "scene expectation outcome reaction": 10,
+        "opener scene outcome reaction": 10,
+        "scene turn outcome reaction": 16,
+        "scene outcome verdict reaction": 16,
+        "scene outcome reaction aftermath": 6,
+        "scene expectation outcome reaction": 8,
+        "scene verdict reaction": 6,
         "scene reaction": 5,
         "scene outcome": 5,
     },
     "thing": {
         "scene outcome reaction": 16,
         "opener scene outcome reaction": 8,
-        "scene turn outcome reaction": 16,
-        "scene outcome remark reaction": 18,
-        "scene outcome reaction remark": 10,
+        "scene turn outcome reaction": 14,
+        "scene outcome remark reaction": 12,
+        "scene outcome verdict": 10,
         "opener scene remark reaction": 8,
         "scene remark reaction": 12,
         "scene outcome": 4,
-        "scene outcome remark": 8,
+        "scene outcome remark": 6,
+        "scene verdict reaction": 10,
     },
     "life again": {
         "scene turn outcome reaction": 20,
-        "scene outcome reaction aftermath": 15,
+        "scene outcome reaction aftermath": 10,
+        "scene outcome verdict reaction": 10,
         "opener scene outcome reaction": 10,
         "scene expectation outcome reaction": 10,
-        "scene turn aftermath reaction": 15,
-        "scene aftermath reaction": 15,
-        "scene expectation reaction": 5,
+        "scene turn verdict reaction": 10,
+        "scene aftermath reaction": 5,
+        "scene verdict reaction": 15,
         "scene reaction": 10,
     },
     "thing again": {
         "scene turn outcome reaction": 15,
-        "scene outcome remark reaction": 15,
-        "scene turn remark reaction": 20,
-        "opener scene remark reaction": 15,
+        "scene outcome verdict reaction": 15,
+        "scene turn verdict reaction": 15,
+        "opener scene verdict reaction": 15,
         "scene remark reaction": 15,
-        "scene reaction remark": 10,
-        "scene remark": 10,
+        "scene verdict reaction": 15,
+        "scene verdict": 10,
     },
 }
 _FRESH_ROUNDS = 2
 # Tried one after another, both texts of a pair alike or not, when a cell's own form yields nothing new.
 SPARE_FORMS = {
-    "life": ("scene turn outcome reaction", "scene aftermath reaction", "opener scene aftermath reaction",
-             "scene outcome reaction aftermath", "scene turn aftermath reaction", "scene expectation aftermath reaction"),
-    "thing": ("scene turn outcome reaction", "scene remark reaction", "opener scene remark reaction",
-              "scene outcome reaction remark", "scene turn remark reaction", "scene expectation remark reaction"),
+    "life": ("scene turn outcome reaction", "scene verdict reaction", "opener scene verdict reaction",
+             "scene outcome reaction aftermath", "scene turn verdict reaction", "scene expectation verdict reaction"),
+    "thing": ("scene turn outcome reaction", "scene verdict reaction", "opener scene verdict reaction",
+              "scene outcome reaction verdict", "scene turn verdict reaction", "scene expectation verdict reaction"),
 }  # fmt: skip
 
 
@@ -135,32 +138,41 @@ def _styles(material: Material, scenes: list[Scene], seed: int) -> list[str]:
 def _members(recipe: Recipe, material: Material, scenes: list[Scene], name: str, seed: int) -> list[tuple[str, int]]:
     """Member and outcome number for each pair, on the side of class ``name``: members even to within one text.
 
-    Outcomes that are marked for a member draw that member while any of it is left; scenes of things draw from the
-    members that suit things.
+    An outcome goes to the member it suits whose outcomes are scarcest; where none of those is wanted any more, the pair
+    waits for what is left, scenes of things first, because fewer members suit them.
     """
     rng = seeded(seed, "members", name)
     members = next(c.members for c in recipe.classes if c.name == name) or ("",)
     order = rng.sample(members, len(members))
     left = Counter({m: len(scenes) // len(members) + (i < len(scenes) % len(members)) for i, m in enumerate(order)})
-    used: Counter[tuple[str, int]] = Counter()
-    chosen: list[tuple[str, int] | None] = [None] * len(scenes)
-    open_pairs = []
-    for pair in rng.sample(range(len(scenes)), len(scenes)):
-        scene = scenes[pair]
-        options = scene.outcomes[name]
-        number = min(range(len(options)), key=lambda k: (used[scene.id, k], rng.random()))
-        used[scene.id, number] += 1
-        member = options[number].member
-        if left[member] > 0:
-            left[member] -= 1
-            chosen[pair] = (member, number)
+    numbers = _outcome_numbers(scenes, name, rng)
+    suited = [scene.outcomes[name][k].members for scene, k in zip(scenes, numbers, strict=True)]
+    supply = Counter(m for some in suited for m in some)
+    chosen: dict[int, str] = {}
+    waiting = []
+    for pair in sorted(rng.sample(range(len(scenes)), len(scenes)), key=lambda p: len(suited[p])):
+        wanted = [m for m in suited[pair] if left[m] > 0]
+        if wanted:
+            chosen[pair] = max(wanted, key=lambda m: (left[m] / max(supply[m], 1), m))
+            left[chosen[pair]] -= 1
         else:
-            open_pairs.append((pair, number))
-    open_pairs.sort(key=lambda item: scenes[item[0]].kind != "thing")
-    for pair, number in open_pairs:
-        suited = [m for m in material.members_for.get(scenes[pair].kind, ()) if left[m] > 0]
-        pool = suited or [m for m in order if left[m] > 0]
-        member = rng.choices(pool, [left[m] for m in pool])[0]
-        left[member] -= 1
-        chosen[pair] = (member, number)
-    return [c for c in chosen if c is not None]
+            waiting.append(pair)
+        supply.subtract(suited[pair])
+    waiting.sort(key=lambda p: scenes[p].kind != "thing")
+    for pair in waiting:
+        fit = [m for m in material.members_for.get(scenes[pair].kind, ()) if left[m] > 0]
+        pool = fit or [m for m in order if left[m] > 0]
+        chosen[pair] = rng.choices(pool, [left[m] for m in pool])[0]
+        left[chosen[pair]] -= 1
+    return [(chosen[pair], numbers[pair]) for pair in range(len(scenes))]
+
+
+def _outcome_numbers(scenes: list[Scene], name: str, rng: Random) -> list[int]:
+    """Which outcome each pair tells: those of a scene in turn, from a seeded start."""
+    start = {scene.id: rng.randrange(len(scene.outcomes[name])) for scene in scenes}
+    seen: Counter[str] = Counter()
+    numbers = []
+    for scene in scenes:
+        numbers.append((start[scene.id] + seen[scene.id]) % len(scene.outcomes[name]))
+        seen[scene.id] += 1
+    return numbers

@@ -86,19 +86,20 @@ def _write_cells(path: Path, recipe: Recipe, plan: list[Cell], writer: Writer) -
     rows = _resume(path, recipe, plan, writer)
     if rows:
         note(f"generate: {len(rows):,} of {len(plan):,} texts were there already.")
-    with path.open("a", encoding="utf-8", newline="\n") as file, Progress("write", len(plan), "texts", len(rows)) as bar:
+    progress = Progress("write", len(plan), "texts", len(rows))
+    with path.open("a", encoding="utf-8", newline="\n") as file, progress as bar:
         for cell in plan[len(rows) :]:
             written = writer.write(cell)
             if written is None:
                 raise OptionError(
-                    f"the builtin writer's variety runs out after {cell.pair:,} texts a class of {recipe.name!r}: ask for "
-                    f"--n-per-class {cell.pair} at most, or give texts written elsewhere with --data FILE."
+                    f"the builtin writer's variety runs out after {cell.pair:,} texts a class of {recipe.name!r}: ask"
+                    f" for --n-per-class {cell.pair} at most, or give texts written elsewhere with --data FILE."
                 )
             text, parts = written
             row = _row(recipe, cell, text)
             file.write(json.dumps({"row": row.to_json(), "parts": parts}, ensure_ascii=False) + "\n")
             file.flush()
-            writer.remember(text, parts)
+            writer.remember(cell, text, parts)
             rows.append(row)
             bar.advance()
     return rows
@@ -116,7 +117,7 @@ def _resume(path: Path, recipe: Recipe, plan: list[Cell], writer: Writer) -> lis
             if entry is None or entry["row"].get("id") != cell.id(recipe):
                 break
             rows.append(_row(recipe, cell, entry["row"]["text"]))
-            writer.remember(entry["row"]["text"], entry["parts"])
+            writer.remember(cell, entry["row"]["text"], entry["parts"])
             kept_bytes += len(line)
     os.truncate(path, kept_bytes)
     return rows

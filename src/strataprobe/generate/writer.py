@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from strataprobe.generate.checks import checker_for, count_sentences, is_first_person
@@ -20,12 +21,56 @@ ATTEMPTS = 60
 _ATTEMPTS_IN_OWN_FORM = 8
 # Closer than this to a text already written is too close (``neardup.SIMILARITY`` calls .6 a near-duplicate).
 _TOO_CLOSE = 0.55
+_SLOT = re.compile(r"\{(\w+)\}")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 # An outcome that starts with one of these can follow "But" as it stands.
 _AFTER_BUT = frozenset(
-    "a after all and at both by even every everybody everyone everything for half he hot i in it my neither no nobody "
-    "not nothing on our people she somebody someone strangers the then there they this today two we what when whole "
-    "you".split()
+    [
+        "a",
+        "after",
+        "all",
+        "and",
+        "at",
+        "both",
+        "by",
+        "even",
+        "every",
+        "everybody",
+        "everyone",
+        "everything",
+        "for",
+        "half",
+        "he",
+        "hot",
+        "i",
+        "in",
+        "it",
+        "my",
+        "neither",
+        "no",
+        "nobody",
+        "not",
+        "nothing",
+        "on",
+        "our",
+        "people",
+        "she",
+        "somebody",
+        "someone",
+        "strangers",
+        "the",
+        "then",
+        "there",
+        "they",
+        "this",
+        "today",
+        "two",
+        "we",
+        "what",
+        "when",
+        "whole",
+        "you",
+    ]
 )
 _KEEPS_CAPITAL = re.compile(r"I\b|[A-Z][a-z]+day\b|Dad\b|Mum\b|Grandad\b|Christmas\b")
 
@@ -37,68 +82,78 @@ class Writer:
         self._recipe, self._material, self._seed = recipe, material, seed
         self._checker = checker_for(recipe)
         self._used: Counter[str] = Counter()
+        self._scenes: dict[str, set[str]] = defaultdict(set)
         self._holders: dict[str, list[int]] = defaultdict(list)
         self._sets: list[frozenset[str]] = []
         self._exact: set[str] = set()
 
     def write(self, cell: Cell) -> tuple[str, list[str]] | None:
         """The text of a cell and the sentences it is made of, or None when nothing new enough can be composed."""
+        spare = SPARE_FORMS[cell.scene.kind]
         for attempt in range(ATTEMPTS):
-            shared = seeded(self._seed, "pair", cell.pair, attempt)
-            own = seeded(self._seed, "cell", cell.pair, cell.label, attempt)
-            spare = SPARE_FORMS[cell.scene.kind]
             late = attempt >= _ATTEMPTS_IN_OWN_FORM
-            parts = self._parts(cell, spare[attempt % len(spare)] if late else cell.form, shared, own)
-            text = self._join(cell, parts, own)
+            parts = self._parts(cell, spare[attempt % len(spare)] if late else cell.form, attempt)
+            text = self._join(cell, parts, seeded(self._seed, "join", cell.pair, cell.label, attempt))
             if self._acceptable(text):
                 return text, [sentence for _, sentence in parts]
         return None
 
-    def remember(self, text: str, parts: list[str]) -> None:
-        """Count a text as written: its sentences as used, its shingles as taken."""
+    def remember(self, cell: Cell, text: str, parts: list[str]) -> None:
+        """Count a text as written: its sentences as used in its scene, its shingles as taken."""
         self._used.update(parts)
+        for sentence in parts:
+            self._scenes[sentence].add(cell.scene.id)
         self._exact.add(text.lower())
         mine = shingles(text)
         for shingle in mine:
             self._holders[shingle].append(len(self._sets))
         self._sets.append(mine)
 
-    def _parts(self, cell: Cell, form: str, shared: Random, own: Random) -> list[tuple[str, str]]:
-        """The raw sentences of a text with their roles, in order."""
+    def _parts(self, cell: Cell, form: str, attempt: int) -> list[tuple[str, str]]:
+        """The raw sentences of a text with their roles, in order. The role "turn CLASS" points away from that class."""
         material, scene, label = self._material, cell.scene, cell.label
-        kinds = ("any", scene.kind)
+        shared = seeded(self._seed, "shared", cell.pair, attempt)
+        own = seeded(self._seed, "own", cell.pair, label, attempt)
         planned = ("any", "planned") if scene.planned else ("any",)
         reactions = material.reactions[label].get(cell.member, {})
+        away = shared.choice(sorted(material.turns))
         pools = {
             "scene": (scene.text,),
             "outcome": (scene.outcomes[label][cell.outcome].text,),
-            "reaction": tuple(r for kind in kinds for r in reactions.get(kind, ())),
-            "turn": tuple(t for kind in planned for t in material.turns[label].get(kind, ())),
-            "aftermath": tuple(t for kind in planned for t in material.aftermath[label].get(kind, ())),
+            "reaction": _pool(reactions, ("any", scene.kind)),
+            "aftermath": _pool(material.aftermath[label], planned),
             "remark": scene.remarks[label],
+            "verdict": material.verdicts[label],
             "opener": material.openers[cell.style],
-            "expectation": tuple(t for kind in planned for t in material.expectations.get(kind, ())),
+            "expectation": _pool(material.expectations, planned),
+            "turn": _pool(material.turns[away], planned),
         }
         parts = []
         for role in form.split():
-            if role in ("opener", "expectation"):
-                parts.append((role, shared.choice(pools[role])))
+            if role in ("opener", "expectation", "turn"):
+                parts.append((f"turn {away}" if role == "turn" else role, shared.choice(pools[role])))
             elif pools[role]:
-                parts.append((role, min(pools[role], key=lambda s: (self._used[s] + 3 * own.random(), s))))
+                parts.append((role, self._least_used(pools[role], cell.scene.id, own)))
         return parts
 
-    def _join(self, cell: Cell, parts: list[tuple[str, str]], own: Random) -> str:
-        shared = seeded(self._seed, "names", cell.pair)
-        names = {slot: shared.choice(values) for slot, values in self._material.names.items()}
+    def _least_used(self, pool: tuple[str, ...], scene_id: str, rng: Random) -> str:
+        """A sentence that no other scene has used where there is one, so that splits by scene share few sentences."""
+        return min(pool, key=lambda s: (len(self._scenes[s] - {scene_id}) + 2 * self._used[s] + 0.9 * rng.random(), s))
+
+    def _join(self, cell: Cell, parts: list[tuple[str, str]], rng: Random) -> str:
+        """The text: alternatives chosen, slots filled, turns turned. What the pair shares comes out alike."""
+        of_pair = seeded(self._seed, "names", cell.pair)
+        names = {slot: of_pair.choice(values) for slot, values in self._material.names.items()}
         sentences: list[str] = []
         before = ""
         for role, raw in parts:
-            rng = seeded(self._seed, "alternatives", cell.pair, raw) if role == "scene" else own
-            sentence = _CHOICE.sub(lambda m, rng=rng: rng.choice(m.group(1).split("|")), raw)  # type: ignore[misc]
+            chooser = seeded(self._seed, "alternatives", cell.pair, raw) if role == "scene" else rng
+            sentence = _CHOICE.sub(lambda m, r=chooser: r.choice(m.group(1).split("|")), raw)  # type: ignore[misc]
             for slot, name in names.items():
                 sentence = sentence.replace("{" + slot + "}", name)
-            if before == "turn":
-                sentence = _turned(sentence, own)
+            sentence = _SLOT.sub(lambda m: rng.choice(self._material.words[m.group(1)]), sentence)
+            if before.startswith("turn "):
+                sentence = _turned(sentence, before == f"turn {cell.label}", rng)
             sentences.append(sentence)
             before = role
         return " ".join(sentences)
@@ -118,10 +173,15 @@ class Writer:
         )
 
 
-def _turned(sentence: str, rng: Random) -> str:
-    """The sentence as the turn after one that pointed the other way: "But ..." where that reads well."""
+def _pool(by_kind: Mapping[str, tuple[str, ...]], kinds: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sentence for kind in kinds for sentence in by_kind.get(kind, ()))
+
+
+def _turned(sentence: str, against: bool, rng: Random) -> str:
+    """The sentence after an expectation: ``against`` it ("But ...") or bearing it out ("And ..."), if that reads well."""
     first = re.split(r"[\s,;:]", sentence, maxsplit=1)[0].lower()
     if first not in _AFTER_BUT:
         return sentence
     lowered = sentence if _KEEPS_CAPITAL.match(sentence) else sentence[0].lower() + sentence[1:]
-    return rng.choice(("But ", "But ", "But then ", "And yet ")) + lowered if first != "then" else "But " + lowered
+    word = rng.choice(("But", "But", "But", "And yet") if against else ("And", "And", "And sure enough,", ""))
+    return f"{word} {lowered}" if word else sentence

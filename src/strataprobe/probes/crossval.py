@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.errors import DataError
+from strataprobe.probes.calibration import fit_platt
 from strataprobe.probes.families import Fitter
 
 N_FOLDS = 5
@@ -19,8 +20,8 @@ N_FOLDS = 5
 class CrossValidated:
     """What cross-validation gives.
 
-    ``logits`` (N, K) float64: each row's from the probe fitted without its fold. ``option_auc`` (n_options, K): the
-    mean over folds of the AUC with which the options were chosen.
+    ``logits`` (N, K) float64: each row's log-odds from the probe fitted without its fold. ``option_auc``
+    (n_options, K): the mean over folds of the AUC with which the options were chosen.
     """
 
     logits: NDArray[np.float64]
@@ -83,10 +84,12 @@ def check_folds(folds: NDArray[np.int64], labels: NDArray[np.int64], class_names
 
 
 def cross_validate(fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArray[np.int64]) -> CrossValidated:
-    """Out-of-fold logits of every column of Y (N, K).
+    """Out-of-fold log-odds of every column of Y (N, K), all choices made inside each fold.
 
     For fold k the option (for logistic, C) is chosen with fold k + 1 set aside from the other folds, and fitted again
-    on all of them; nothing of fold k enters. With two folds there is nothing to set aside: the middle option is taken.
+    on all of them; nothing of fold k enters. As the logits of different C have different sizes, each fold's are put on
+    one scale by a Platt fit on the rows set aside, which keeps their order. With two folds there is nothing to set
+    aside: the middle option is taken, and its logits as they are.
     """
     X = np.asarray(X)
     n = int(folds.max()) + 1
@@ -94,12 +97,31 @@ def cross_validate(fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArra
     option_auc = []
     for fold in range(n):
         rest = folds != fold
-        held_out = folds[rest] == (fold + 1) % n
+        held_out = folds[rest] == (fold + 1) % n if n > 2 else np.zeros(int(rest.sum()), dtype=bool)
         fit = fitter.fit_inside(X[rest], Y[rest], held_out)
-        logits[~rest] = fit.logits(X[~rest])
+        raw = fit.logits(X[~rest])
+        for k in range(Y.shape[1]):
+            slope, intercept = fit_platt(Y[rest][held_out, k], fit.held_out_logits[:, k]).calibration
+            logits[~rest, k] = slope * raw[:, k] + intercept
         option_auc.append(fit.option_auc)
     stacked = np.stack(option_auc)
     known = ~np.isnan(stacked)
     total = np.where(known, stacked, 0.0).sum(axis=0)
     mean = np.divide(total, known.sum(axis=0), out=np.full_like(total, np.nan), where=known.any(axis=0))
     return CrossValidated(logits, mean)
+
+
+def out_of_fold_logits(
+    fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArray[np.int64], option_auc: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Logits (N, K) of each row from the fit without its fold, every fold with the options ``option_auc`` speaks for.
+
+    Their size is that of the probe fitted on all rows with those options, so they can calibrate it; to measure a probe
+    take ``cross_validate``, where no row helps to choose its own option.
+    """
+    X = np.asarray(X)
+    logits = np.empty(Y.shape, dtype=np.float64)
+    for fold in np.unique(folds):
+        rest = folds != fold
+        logits[~rest] = fitter.refit(X[rest], Y[rest], option_auc).logits(X[~rest])
+    return logits

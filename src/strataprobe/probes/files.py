@@ -87,7 +87,8 @@ class Oof:
     """Out-of-fold logits of the labelled train and val rows, in file order.
 
     ``logits`` by (readout, layer), each (N, C) float32; ``labels``, ``folds`` and ``groups`` (an index) (N,) int64.
-    Logits of different folds come from different probes.
+    They are on the scale of the layer's own probe: its calibration turns them into log-odds. Within a fold they come
+    from one probe, and AUCs are taken there.
     """
 
     logits: dict[tuple[str, int], NDArray[np.float32]]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.errors import DataError, OptionError, ProbeError
-from strataprobe.probes.crossval import check_folds, class_columns, cross_validate, make_folds
+from strataprobe.probes.crossval import check_folds, class_columns, cross_validate, make_folds, out_of_fold_logits
 from strataprobe.probes.families import get_family
 from strataprobe.probes.layerfit import Rows, calibrated
 from strataprobe.probes.probe import ProbeSet
@@ -97,7 +97,8 @@ def fit(
             Y = class_columns(codes, len(names))
             crossed = cross_validate(fitter, X, Y, folds)
             final = fitter.refit(X, Y, crossed.option_auc)
-            result = calibrated(final, crossed.logits, codes, crossed, rows, len(names))
+            left_out = out_of_fold_logits(fitter, X, Y, folds, crossed.option_auc)
+            result = calibrated(final, left_out, codes, crossed, rows, len(names))
             sets[layer] = result.probe_set(names, layer, acts.readout, info)
             cv_auc[layer] = result.report["cv_auc"]
             progress.advance()

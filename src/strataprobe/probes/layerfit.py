@@ -57,7 +57,10 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class LayerResult:
-    """Probes of every class (two classes: mirrors) with their out-of-fold logits (N, C) and measurements."""
+    """Probes of every class (two classes: mirrors) with their out-of-fold logits (N, C) and measurements.
+
+    ``oof`` is on the scale of these probes' own logits, so both can be weighted or calibrated alike.
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float64]
@@ -177,14 +180,19 @@ def calibrated(
     rows: Rows,
     n_classes: int,
 ) -> LayerResult:
-    """All classes, each calibrated and its threshold chosen from ``logits`` (n, K) of rows it was not fitted on."""
+    """All classes, each calibrated and its threshold chosen from ``logits`` (n, K) of rows it was not fitted on.
+
+    The out-of-fold log-odds become logits of these probes: what the calibration turns back into the log-odds.
+    """
     Y = class_columns(labels, n_classes)
+    oof = np.empty_like(crossed.logits)
     two = n_classes == 2
     calibration, threshold, classes = [], [], []
     for k in range(Y.shape[1]):
         platt = fit_platt(Y[:, k], logits[:, k])
         slope, intercept = platt.calibration
         calibration.append([slope, intercept])
+        oof[:, k] = (crossed.logits[:, k] - intercept) / slope
         threshold.append(choose_threshold(Y[:, k], sigmoid(slope * logits[:, k] + intercept), symmetric=two))
         own = folded_auc(rows.labels == (1 if two else k), crossed.logits[:, k], rows.group_indices(), rows.folds)
         measured = {"val_auc": auc(Y[:, k], logits[:, k]), "cv_auc": float(own.auc[0])}
@@ -204,6 +212,6 @@ def calibrated(
         bias=mirror_columns(fit.bias[None], n_classes)[0],
         threshold=np.array(threshold),
         calibration=np.array(calibration),
-        oof=mirror_columns(crossed.logits, n_classes).astype(np.float32),
+        oof=mirror_columns(oof, n_classes).astype(np.float32),
         report=report,
     )

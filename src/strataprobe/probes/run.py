@@ -15,6 +15,7 @@ import numpy as np
 
 from strataprobe.errors import DataError, OptionError, StageError
 from strataprobe.manifest import (
+    _KEY_NAME,
     MANIFEST_NAME,
     Manifest,
     ModelIdentity,
@@ -67,6 +68,7 @@ def train(
     }
     inputs = {folder.file(layer).name: folder.file_sha256(layer) for layer in chosen}
     stage = StageFolder(Path(out), "train", {**config, **inputs})
+    _take_up(stage)
     _check_inputs(stage, inputs)
     if not _to_be_extended(stage):
         finished = stage.finished()
@@ -112,14 +114,15 @@ def _chosen_readouts(folder: ActivationFolder, readout: str | None) -> list[str]
 
 
 def _check_inputs(stage: StageFolder, inputs: dict[str, str]) -> None:
-    """Say in plain words when ``out`` was trained on other activations than these."""
-    if not (stage.final / MANIFEST_NAME).is_file():
-        return
-    theirs = read_manifest(stage.final, "train")
-    changed = sorted(name for name in inputs.keys() & theirs.inputs.keys() if inputs[name] != theirs.inputs[name])
-    if changed:
-        raise StageError(f"{stage.final} was trained on other activations ({changed[0]} differs): choose another "
-                         "--out, or delete that folder.")
+    """Say in plain words when ``out``, finished or not, was trained on other activations than these."""
+    known = {stage.work: stage.pending_key() or {}}
+    if (stage.final / MANIFEST_NAME).is_file():
+        known[stage.final] = dict(read_manifest(stage.final, "train").inputs)
+    for where, theirs in known.items():
+        changed = sorted(name for name in inputs if theirs.get(name, inputs[name]) != inputs[name])
+        if changed:
+            raise StageError(f"{where} was trained on other activations ({changed[0]} differs): choose another "
+                             "--out, or delete that folder.")
 
 
 def _to_be_extended(stage: StageFolder) -> bool:
@@ -127,9 +130,23 @@ def _to_be_extended(stage: StageFolder) -> bool:
     if not (stage.final / MANIFEST_NAME).is_file():
         return False
     theirs = read_manifest(stage.final, "train")
-    old = {**theirs.config, **theirs.inputs}
-    fewer = set(theirs.config.get("layers", [])) < set(stage.key["layers"])
-    return fewer and all(stage.key.get(name) == value for name, value in old.items() if name != "layers")
+    return _lacks_only_layers({**theirs.config, **theirs.inputs}, stage.key)
+
+
+def _lacks_only_layers(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    fewer = set(old.get("layers", [])) < set(new["layers"])
+    return fewer and all(new.get(name) == value for name, value in old.items() if name != "layers")
+
+
+def _take_up(stage: StageFolder) -> None:
+    """Go on with an interrupted training of some of these layers, all else being equal; drop one that got nowhere."""
+    pending = stage.pending_key()
+    if pending is None:
+        return
+    if not any((stage.work / DONE_FOLDER).glob("*.safetensors")):
+        shutil.rmtree(stage.work)
+    elif _lacks_only_layers(pending, stage.key):
+        write_json(stage.work / _KEY_NAME, stage.key)
 
 
 def _done(stage: StageFolder, readout: str, layer: int) -> Path:
@@ -146,8 +163,8 @@ def _fit_all(
     rows_file = stage.work / DONE_FOLDER / _ROWS_NAME
     rows = Rows.from_json(read_json(rows_file)) if rows_file.is_file() else None
     if len(todo) < total:
-        note(f"{stage.final}: {total - len(todo)} of {total} layers are trained already, going on from there.")
-    with Progress("train", total, "layers", done=total - len(todo)) as progress:
+        note(f"{stage.final}: {total - len(todo)} of {total} fits are done already, going on from there.")
+    with Progress("train", total, "fits", done=total - len(todo)) as progress:
         for readout, layer in todo:
             splits = read_splits(folder, layer, readout, folder.class_names)
             if rows is None:

@@ -138,15 +138,14 @@ class LogisticProblem:
         parts = []
         for start in range(0, n_columns, block):
             these = torch.arange(start, min(start + block, n_columns))
-            own = (Y[:, these % K], omega[:, these % K], C[these])
+            own = (Y.T[these % K], omega.T[these % K], C[these])
             parts.append(NewtonBatch(self._rows, self._rows32, self._squares32, *own).run())
-        coefficients = torch.cat([p[0] for p in parts], dim=1)
+        coefficients = torch.cat([p[0] for p in parts])
         at_centre = torch.cat([p[1] for p in parts])
-        standardised = self._basis @ coefficients
+        standardised = coefficients @ self._basis.T
         if self._Z is not None:
-            standardised = self._Z.T @ standardised
-        standardised[~self._varies] = 0.0
-        weight = (standardised / self.scale[:, None]).T
+            standardised = standardised @ self._Z
+        weight = torch.where(self._varies, standardised / self.scale, 0.0)
         bias = at_centre - weight @ self.mean
         return LogisticPath(
             Cs=Cs,

@@ -24,13 +24,15 @@ class LinearFit:
     float32.
 
     ``settings`` holds, for each column, what was chosen and how the fit ended (for logistic ``C`` and ``converged``);
-    ``option_auc`` (n_options, K) is the held-out AUC of every option that was tried, nan where it cannot be told.
+    ``option_auc`` (n_options, K) is the held-out AUC of every option that was tried, nan where it cannot be told;
+    ``held_out_logits`` (n_held_out, K) are those of the held-out rows, from the fit that chose without them.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float64]
     settings: list[dict[str, Any]]
     option_auc: NDArray[np.float64]
+    held_out_logits: NDArray[np.float64]
 
     def logits(self, X: Any) -> NDArray[np.float64]:
         """Logits (n, K) of raw activations X (n, D)."""

@@ -29,9 +29,10 @@ class Logistic:
     def fit(self, X: Any, Y: Any, X_val: Any, Y_val: Any) -> LinearFit:
         """Fit the path on (X, Y), choose C for each column on (X_val, Y_val), keep the fit on (X, Y) alone."""
         path = LogisticProblem(X).solve(Y, self.Cs)
-        option_auc = _auc_of_options(path.logits(X_val), np.asarray(Y_val))
+        logits = path.logits(X_val)
+        option_auc = _auc_of_options(logits, np.asarray(Y_val))
         chosen = choose_option(option_auc)
-        return _pick(path, chosen, [self.Cs[i] for i in chosen], option_auc)
+        return _pick(path, chosen, [self.Cs[i] for i in chosen], option_auc, _of_chosen(logits, chosen))
 
     def fit_inside(self, X: Any, Y: Any, held_out: Any) -> LinearFit:
         """Choose C with the rows ``held_out`` set aside, then fit all rows with it.
@@ -44,18 +45,28 @@ class Logistic:
         option_auc = np.full((len(self.Cs), Y.shape[1]), np.nan)
         n_positive, n_rest = Y[~held_out].sum(axis=0), int((~held_out).sum())
         both = np.flatnonzero((n_positive > 0) & (n_positive < n_rest))
+        held_out_logits = np.zeros((int(held_out.sum()), Y.shape[1]))
         if len(both):
             path = problem.solve(np.where(held_out[:, None], np.nan, Y[:, both]), self.Cs)
-            option_auc[:, both] = _auc_of_options(path.logits(np.asarray(X)[held_out]), Y[held_out][:, both])
-        return self._refit(problem, Y, option_auc)
+            logits = path.logits(np.asarray(X)[held_out])
+            option_auc[:, both] = _auc_of_options(logits, Y[held_out][:, both])
+            held_out_logits[:, both] = _of_chosen(logits, choose_option(option_auc[:, both]))
+        return self._refit(problem, Y, option_auc, held_out_logits)
 
     def refit(self, X: Any, Y: Any, option_auc: Any) -> LinearFit:
         """Fit all rows, each column with the C that ``option_auc`` (len(Cs), K) speaks for."""
-        return self._refit(LogisticProblem(X), np.asarray(Y, dtype=np.float64), np.asarray(option_auc))
+        Y, option_auc = np.asarray(Y, dtype=np.float64), np.asarray(option_auc, dtype=np.float64)
+        return self._refit(LogisticProblem(X), Y, option_auc, np.zeros((0, Y.shape[1])))
 
-    def _refit(self, problem: LogisticProblem, Y: NDArray[np.float64], option_auc: NDArray[np.float64]) -> LinearFit:
+    def _refit(
+        self,
+        problem: LogisticProblem,
+        Y: NDArray[np.float64],
+        option_auc: NDArray[np.float64],
+        held_out_logits: NDArray[np.float64],
+    ) -> LinearFit:
         C = [self.Cs[i] for i in choose_option(option_auc)]
-        return _pick(problem.solve_each(Y, C), np.zeros(len(C), dtype=np.int64), C, option_auc)
+        return _pick(problem.solve_each(Y, C), np.zeros(len(C), dtype=np.int64), C, option_auc, held_out_logits)
 
 
 def choose_option(option_auc: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -75,8 +86,17 @@ def _auc_of_options(logits: NDArray[np.float64], Y: NDArray[np.float64]) -> NDAr
     return found
 
 
+def _of_chosen(logits: NDArray[np.float64], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Logits (n, K) of option chosen[k] for column k, out of (n, n_options, K)."""
+    return np.stack([logits[:, i, k] for k, i in enumerate(chosen)], axis=1)
+
+
 def _pick(
-    path: LogisticPath, entries: NDArray[np.int64], C: Sequence[float], option_auc: NDArray[np.float64]
+    path: LogisticPath,
+    entries: NDArray[np.int64],
+    C: Sequence[float],
+    option_auc: NDArray[np.float64],
+    held_out_logits: NDArray[np.float64],
 ) -> LinearFit:
     """Entry entries[k] of the path for each column k, solved with C[k]."""
     rounded = [path.rounded(int(i), k) for k, i in enumerate(entries)]
@@ -85,4 +105,5 @@ def _pick(
         bias=np.array([b for _, b in rounded]),
         settings=[{"C": C[k], "converged": bool(path.converged[i, k])} for k, i in enumerate(entries)],
         option_auc=option_auc,
+        held_out_logits=held_out_logits,
     )

@@ -1,0 +1,303 @@
+"""The generate stage as a whole: counts, pairs, splits, determinism, resuming after a kill, and adopted texts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from strataprobe.dataset import read_dataset
+from strataprobe.errors import OptionError, StageError
+from strataprobe.generate.checks import checker_for, count_sentences, is_first_person
+from strataprobe.generate.run import adopt, generate
+from strataprobe.manifest import verify_folder
+from strataprobe.neardup import near_duplicate_pairs
+from strataprobe.recipe import Recipe, load_recipe
+
+RECIPE = load_recipe("sentiment")
+
+
+def rows_of(folder: Path) -> list[dict]:
+    name = json.loads((folder / "manifest.json").read_text())["details"]["combined"]
+    return [json.loads(line) for line in (folder / name).read_text("utf-8").splitlines()]
+
+
+def data_bytes(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != "manifest.json"}
+
+
+def in_subprocess(out: Path, n: int, hash_seed: str) -> subprocess.Popen:
+    code = (
+        "import sys; from pathlib import Path; from strataprobe.recipe import load_recipe;"
+        "from strataprobe.generate.run import generate;"
+        f"generate(load_recipe('sentiment'), Path(sys.argv[1]), n_per_class={n})"
+    )
+    env = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, str(out)], env=env, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    out = tmp_path_factory.mktemp("full") / "data"
+    generate(RECIPE, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(full):
+    return rows_of(full)
+
+
+def test_the_folder_holds_the_files_the_pipeline_reads(full):
+    names = {p.name for p in full.iterdir()}
+    assert names == {
+        "positive_sentiment_700.jsonl",
+        "negative_sentiment_700.jsonl",
+        "sentiment_combined_1400.jsonl",
+        "audit.json",
+        "manifest.json",
+    }
+    assert verify_folder(full) == []
+    dataset = read_dataset(full)
+    assert dataset.class_names == ["negative", "positive"]
+    assert len(dataset.rows) == 1400
+
+
+def test_a_row_has_its_fields_in_the_published_order(rows):
+    assert list(rows[0]) == [
+        "id", "text", "label", "split", "group", "sentiment", "emotion", "domain", "trigger", "language_style"
+    ]  # fmt: skip
+    assert all(r["sentiment"] == r["label"] for r in rows)
+
+
+def test_a_class_file_is_the_combined_file_filtered(full, rows):
+    for label in ("positive", "negative"):
+        own = [json.loads(line) for line in (full / f"{label}_sentiment_700.jsonl").read_text("utf-8").splitlines()]
+        assert own == [r for r in rows if r["label"] == label]
+
+
+def test_counts_are_exact_and_emotions_even(rows):
+    assert Counter(r["label"] for r in rows) == {"positive": 700, "negative": 700}
+    assert set(Counter(r["emotion"] for r in rows).values()) == {70}
+    assert len({r["emotion"] for r in rows}) == 20
+    assert len({r["domain"] for r in rows}) >= 20
+    assert len({r["language_style"] for r in rows}) >= 6
+
+
+def test_uneven_numbers_spread_over_the_emotions_within_one(tmp_path):
+    generate(RECIPE, tmp_path / "data", n_per_class=33)
+    found = rows_of(tmp_path / "data")
+    assert Counter(r["label"] for r in found) == {"positive": 33, "negative": 33}
+    assert set(Counter(r["emotion"] for r in found).values()) == {3, 4}
+
+
+def test_both_sides_of_a_pair_share_scene_group_style_and_split(rows):
+    pairs: dict[str, list[dict]] = {}
+    for row in rows:
+        pairs.setdefault(row["id"].rsplit("-", 1)[0], []).append(row)
+    assert len(pairs) == 700
+    for a, b in pairs.values():
+        assert {a["label"], b["label"]} == {"positive", "negative"}
+        for field in ("group", "split", "domain", "trigger", "language_style"):
+            assert a[field] == b[field]
+        shared = set(a["text"].split()) & set(b["text"].split())
+        assert len(shared) >= 5, (a["text"], b["text"])
+
+
+def test_a_group_lies_in_one_split_and_every_split_is_balanced(rows):
+    splits: dict[str, set[str]] = {}
+    for row in rows:
+        splits.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(s) == 1 for s in splits.values())
+    by_split = Counter((r["split"], r["label"]) for r in rows)
+    for split, share in (("train", 0.70), ("val", 0.15), ("test", 0.15)):
+        assert by_split[split, "positive"] == by_split[split, "negative"]
+        assert abs(by_split[split, "positive"] - share * 700) <= 3
+
+
+def test_every_text_is_two_to_four_first_person_sentences(rows):
+    for row in rows:
+        assert 2 <= count_sentences(row["text"]) <= 4, row["text"]
+        assert is_first_person(row["text"]), row["text"]
+        assert not set("[]{}|") & set(row["text"]), row["text"]
+        assert "  " not in row["text"]
+        assert row["text"][-1] in ".!?"
+
+
+def test_no_text_names_its_emotion_or_class_and_planted_words_are_found(rows):
+    checker = checker_for(RECIPE)
+    assert [r["text"] for r in rows if checker.find(r["text"])] == []
+    assert checker.find(rows[0]["text"] + " I was hopelessly saddened.") == ["hopelessly", "saddened"]
+
+
+def test_no_text_is_written_twice_not_even_nearly(rows):
+    texts = [r["text"] for r in rows]
+    assert len(set(texts)) == len(texts)
+    assert near_duplicate_pairs(texts) == []
+    assert near_duplicate_pairs([*texts, texts[7].replace("I ", "We ", 1)]) != []
+
+
+def test_a_bag_of_words_does_not_give_the_class_away(full):
+    leak = json.loads((full / "audit.json").read_text())["leak"]
+    assert leak["auc"] <= 0.90
+    assert leak["auc"] > 0.5
+
+
+def test_the_same_seed_gives_the_same_bytes_in_another_process_with_another_hash_seed(full, tmp_path):
+    processes = [in_subprocess(tmp_path / seed / "data", 60, seed) for seed in ("1", "77")]
+    assert [p.wait(120) for p in processes] == [0, 0]
+    generate(RECIPE, tmp_path / "here" / "data", n_per_class=60)
+    assert data_bytes(tmp_path / "1" / "data") == data_bytes(tmp_path / "77" / "data")
+    assert data_bytes(tmp_path / "1" / "data") == data_bytes(tmp_path / "here" / "data")
+
+
+def test_another_seed_gives_other_texts(tmp_path):
+    generate(RECIPE, tmp_path / "a", n_per_class=40, seed=0)
+    generate(RECIPE, tmp_path / "b", n_per_class=40, seed=1)
+    a, b = ({r["text"] for r in rows_of(tmp_path / name)} for name in ("a", "b"))
+    assert len(a & b) <= 2
+
+
+def test_a_run_killed_half_way_is_completed_to_the_same_bytes(tmp_path):
+    n = 600
+    out = tmp_path / "killed" / "data"
+    accepted = out.with_name(".data.partial") / "accepted.jsonl"
+    process = in_subprocess(out, n, "3")
+    deadline_s = time.monotonic() + 60
+    while time.monotonic() < deadline_s and process.poll() is None:
+        if accepted.exists() and accepted.read_bytes().count(b"\n") >= 100:
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    assert process.wait(60) == -signal.SIGKILL
+    kept = accepted.read_bytes()
+    n_kept = kept.count(b"\n")
+    assert 100 <= n_kept < 2 * n
+    assert not out.exists()
+    with accepted.open("ab") as file:
+        file.write(b'{"row": {"id": "sentiment-0')  # a line that the kill tore
+    generate(RECIPE, out, n_per_class=n)
+    first = [json.loads(line)["row"] for line in kept.splitlines()[:n_kept]]
+    finished = {r["id"]: r for r in rows_of(out)}
+    assert all(finished[r["id"]]["text"] == r["text"] for r in first)
+    generate(RECIPE, tmp_path / "whole", n_per_class=n)
+    assert data_bytes(out) == data_bytes(tmp_path / "whole")
+    assert not (out / "accepted.jsonl").exists()
+
+
+def test_rows_already_accepted_are_not_written_again(tmp_path, monkeypatch):
+    from strataprobe.generate import writer
+
+    asked = []
+    original = writer.Writer.write
+
+    def interrupted(self, cell):
+        asked.append((cell.pair, cell.label))
+        if len(asked) == 31:
+            raise KeyboardInterrupt
+        return original(self, cell)
+
+    monkeypatch.setattr(writer.Writer, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(RECIPE, tmp_path / "data", n_per_class=25)
+    first, asked[:] = list(asked[:30]), [(-1, "")] * 100
+    generate(RECIPE, tmp_path / "data", n_per_class=25)
+    second = asked[100:]
+    assert len(second) == 20
+    assert not set(first) & set(second)
+
+
+def test_a_finished_folder_is_left_alone_and_other_options_are_refused(tmp_path):
+    first = generate(RECIPE, tmp_path / "data", n_per_class=10)
+    before = (tmp_path / "data" / "manifest.json").stat().st_mtime_ns
+    again = generate(RECIPE, tmp_path / "data", n_per_class=10)
+    assert again == first
+    assert (tmp_path / "data" / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(StageError, match="n_per_class"):
+        generate(RECIPE, tmp_path / "data", n_per_class=11)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "match"),
+    [
+        ({}, {"backend": "ollama"}, "only builtin"),
+        ({}, {"n_per_class": 0}, "at least 1"),
+        ({"name": "moods"}, {}, "--data FILE"),
+        ({"classes": [{"name": "up"}, {"name": "down"}], "lexicon": None}, {}, "no class"),
+    ],
+)
+def test_what_the_writer_cannot_do_is_said_in_a_sentence(tmp_path, change, options, match):
+    recipe = Recipe.model_validate({**RECIPE.to_json(), **change})
+    with pytest.raises(OptionError, match=match):
+        generate(recipe, tmp_path / "data", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkeypatch):
+    from strataprobe.generate import run
+    from strataprobe.generate.material import load_material
+
+    whole = load_material(RECIPE)
+    few = {c: {m: {"any": k["any"][:2]} for m, k in members.items()} for c, members in whole.reactions.items()}
+    one = {c: sentences[:1] for c, sentences in whole.verdicts.items()}
+    small = replace(whole, scenes=whole.scenes[:1], reactions=few, verdicts=one)
+    monkeypatch.setattr(run, "load_material", lambda recipe: small)
+    with pytest.raises(OptionError, match="variety runs out after"):
+        generate(RECIPE, tmp_path / "data", n_per_class=400)
+
+
+def test_adopted_texts_keep_their_rows_order_and_fields(tmp_path):
+    source = tmp_path / "my texts.jsonl"
+    given = [
+        {"id": f"r{i}", "text": f"Text number {i} about {'cats' if i % 2 else 'dogs'} and thing {i * 7}.",
+         "label": ["cat", "dog", "newt"][i % 3], "colour": "red"}
+        for i in range(30)
+    ]  # fmt: skip
+    source.write_text("".join(json.dumps(row) + "\n" for row in given))
+    manifest = adopt(source, tmp_path / "data", recipe=None)
+    found = rows_of(tmp_path / "data")
+    assert [(r["id"], r["text"], r["label"], r["colour"]) for r in found] == [
+        (r["id"], r["text"], r["label"], r["colour"]) for r in given
+    ]
+    assert manifest.details == {
+        "combined": "my-texts_combined_30.jsonl", "name": "my-texts", "counts": {"cat": 10, "dog": 10, "newt": 10}
+    }  # fmt: skip
+    assert {p.name for p in (tmp_path / "data").glob("*_10.jsonl")} == {
+        "cat_my-texts_10.jsonl", "dog_my-texts_10.jsonl", "newt_my-texts_10.jsonl"
+    }  # fmt: skip
+    assert str(tmp_path) not in (tmp_path / "data" / "manifest.json").read_text()
+    assert read_dataset(tmp_path / "data").class_names == ["cat", "dog", "newt"]
+    again = adopt(source, tmp_path / "data", recipe=None)
+    assert again == manifest
+    source.write_text(json.dumps(given[0]) + "\n")
+    with pytest.raises(StageError, match="texts_sha256"):
+        adopt(source, tmp_path / "data", recipe=None)
+
+
+def test_adopted_texts_may_lack_labels(tmp_path):
+    source = tmp_path / "notes.txt"
+    source.write_text("I went home.\nThe bus was late.\n")
+    adopt(source, tmp_path / "data", recipe=None)
+    found = rows_of(tmp_path / "data")
+    assert [r["text"] for r in found] == ["I went home.", "The bus was late."]
+    assert [r["label"] for r in found] == [None, None]
+    audit = json.loads((tmp_path / "data" / "audit.json").read_text())
+    assert audit["n_unlabelled"] == 2
+    assert {f["code"]: f["level"] for f in audit["findings"]}["G005"] == "skipped"
+
+
+def test_texts_adopted_under_a_recipe_are_audited_against_it(tmp_path):
+    source = tmp_path / "mine.jsonl"
+    lines = [{"text": "I am hopeful.", "label": "positive"}, {"text": "I lost my keys.", "label": "negative"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in lines))
+    manifest = adopt(source, tmp_path / "data", recipe=RECIPE)
+    assert manifest.details["combined"] == "sentiment_combined_2.jsonl"
+    assert (tmp_path / "data" / "positive_sentiment_1.jsonl").is_file()
+    audit = json.loads((tmp_path / "data" / "audit.json").read_text())
+    assert audit["banned_words"] == {"n_texts": 1, "words": {"hopeful": 1}}
