@@ -86,3 +86,29 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from builders import save_model
 
     return save_model(tmp_path_factory.mktemp("models") / "tiny-llama", "llama", n_layers=6)
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of thirty labelled texts."""
+    from stage_runs import write_texts
+
+    return write_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl")
+
+
+@pytest.fixture(scope="session")
+def more_texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of nine other texts."""
+    from stage_runs import write_texts
+
+    return write_texts(tmp_path_factory.mktemp("texts") / "more.jsonl", 9, "snow lamp drive coffee table coat")
+
+
+@pytest.fixture(scope="session")
+def whole(texts: Path, llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The data files of an uninterrupted capture of layers 1 to 6 of these texts."""
+    from stage_runs import data_files, stage
+
+    out = tmp_path_factory.mktemp("whole") / "activations"
+    stage(texts, llama_folder, out)
+    return data_files(out)

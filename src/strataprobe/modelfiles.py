@@ -15,6 +15,7 @@ from typing import Any
 _WHOLE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 4096
 _WEIGHTS = (".safetensors", ".bin")
+_NOT_THE_MODEL = ("_name_or_path", "name_or_path", "transformers_version", "is_local", "local_files_only")
 _TOKENIZER_PARTS = ("token", "vocab", "merges", "special_tokens", "added_tokens", "chat_template", "spiece")
 
 
@@ -22,7 +23,8 @@ def folder_revision(folder: Path) -> str:
     """Digest of the config, tokenizer and weight files of a model folder, as "sha256:<hex>"."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.name == "config.json":
+        if path.name in ("config.json", "tokenizer_config.json"):
+            digest.update(path.name.encode())
             digest.update(_config_bytes(path))
         elif path.name.startswith(_TOKENIZER_PARTS) or path.suffix in _WEIGHTS:
             digest.update(path.name.encode())
@@ -32,11 +34,14 @@ def folder_revision(folder: Path) -> str:
 
 def _config_bytes(path: Path) -> bytes:
     """The configuration without the entries that change when a folder is saved again unchanged."""
+    data = path.read_bytes()
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError):
-        return path.read_bytes()
-    kept = {k: v for k, v in config.items() if k not in ("_name_or_path", "transformers_version")}
+        config = json.loads(data)
+    except ValueError:
+        return data
+    if not isinstance(config, dict):
+        return data
+    kept = {k: v for k, v in config.items() if k not in _NOT_THE_MODEL}
     return json.dumps(kept, sort_keys=True).encode()
 
 
@@ -57,11 +62,14 @@ def _sample_offsets(file: Any, size: int) -> list[int]:
     header_size = struct.unpack("<Q", file.read(8))[0]
     if header_size > size:
         return [0]
-    header = json.loads(file.read(header_size))
     offsets = list(range(0, 8 + header_size, _SAMPLE_BYTES))
-    for name in sorted(header.keys() - {"__metadata__"}):
-        begin, end = (8 + header_size + o for o in header[name]["data_offsets"])
-        offsets += [begin, (begin + end) // 2]
+    try:
+        header = json.loads(file.read(header_size))
+        for name in sorted(header.keys() - {"__metadata__"}):
+            begin, end = (8 + header_size + o for o in header[name]["data_offsets"])
+            offsets += [begin, (begin + end) // 2]
+    except (ValueError, TypeError, AttributeError, KeyError):  # damaged: loading it will say so
+        return offsets
     return offsets
 
 

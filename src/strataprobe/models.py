@@ -342,7 +342,8 @@ def _explained(name: str, error: BaseException) -> ModelError:
             "'hf auth login' or set HF_TOKEN."
         )
     offline = (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled, ConnectionError, TimeoutError)
-    if any(isinstance(e, offline) for e in chain) or "couldn't connect" in text or "offline mode" in text:
+    broken = any(base.__name__ == "TransportError" for e in chain for base in type(e).__mro__)  # of the HTTP library
+    if broken or any(isinstance(e, offline) for e in chain) or "couldn't connect" in text or "offline mode" in text:
         return ModelError(
             f"{name} is not on this machine and the model hub cannot be reached: check the network, or "
             "give the folder of a downloaded model."

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from strataprobe.dataset import parse_jsonl
+from strataprobe.dataset import SPLITS, parse_jsonl
 from strataprobe.errors import OptionError, StageError
 from strataprobe.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file
 
@@ -166,7 +166,7 @@ class ActivationFolder:
         top = self.layers[-1]
         with self._opened(files[top]) as file:
             attrs = {k: _plain(v) for k, v in file.attrs.items()}
-            group = next((file[s] for s in ("train", "val", "test") if s in file), None)
+            group = next((file[s] for s in SPLITS if s in file), None)
             if group is None or "activations" not in group or "labels" not in group:
                 raise StageError(
                     f"{files[top]} has no train/activations and train/labels: it is not an activations file."
@@ -174,7 +174,7 @@ class ActivationFolder:
             self.d_model = int(group["activations"].shape[1])
             further = [n.removeprefix("activations_") for n in group if n.startswith("activations_")]
             self.readouts: list[str] = attrs.get("readouts") or ["last", *further]
-            labels = [int(np.max(file[s]["labels"][:], initial=-1)) for s in file]
+            labels = [int(np.max(file[s]["labels"][:], initial=-1)) for s in SPLITS if f"{s}/labels" in file]
         self.class_names: list[str] = attrs.get("label_names") or [f"class_{i}" for i in range(max(labels) + 1)]
         self.info: dict[str, Any] = {name: attrs.get(name, "") for name in _INFO}
 

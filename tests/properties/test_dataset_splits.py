@@ -11,12 +11,8 @@ from strataprobe.dataset import Text, fill_groups, fill_splits, split_by_group
 from strataprobe.neardup import near_duplicate_groups, near_duplicate_pairs, shingles, similarity
 
 SHARES = (0.70, 0.15, 0.15)
-text_lists = st.lists(
-    st.lists(st.sampled_from(["rain", "sun", "lamp", "coat", "seat", "job", "the", "a", "and", "we"]), min_size=1, max_size=12).map(
-        " ".join
-    ),
-    max_size=25,
-)
+words = st.sampled_from(["rain", "sun", "lamp", "coat", "seat", "job", "the", "a", "and", "we"])
+text_lists = st.lists(st.lists(words, min_size=1, max_size=12).map(" ".join), max_size=25)
 rows_of_groups = st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["x", "y", "z", None])), max_size=200)
 
 

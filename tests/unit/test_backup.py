@@ -95,7 +95,7 @@ def test_a_copy_that_is_not_exact_is_an_error_and_is_taken_away(
         (Path(target) / "a.bin").write_bytes(b"two")
 
     monkeypatch.setattr(shutil, "copytree", bad_disk)
-    with pytest.raises(StageError, match="the backup of activations in .* is not exact .a.bin has other contents"):
+    with pytest.raises(StageError, match=r"the backup of activations in .* is not exact .a.bin has other contents"):
         backup.save_stage("activations")
     assert not (backup.place / "activations").exists()
     assert verify_folder(out / "activations") == []

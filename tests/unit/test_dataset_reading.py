@@ -142,7 +142,7 @@ def test_blank_lines_are_passed_over_and_still_counted(file: Path) -> None:
 
 
 def test_files_that_are_missing_unknown_empty_or_not_utf8_are_refused(tmp_path: Path, file: Path) -> None:
-    with pytest.raises(DataError, match="is not a file: give a .jsonl"):
+    with pytest.raises(DataError, match=r"is not a file: give a .jsonl"):
         read_rows(tmp_path / "none.jsonl")
     (tmp_path / "texts.doc").write_text("x")
     with pytest.raises(DataError, match="is of an unknown kind"):

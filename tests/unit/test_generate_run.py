@@ -1,4 +1,4 @@
-"""The generate stage as a whole: counts, pairs, splits, determinism, resuming after a kill, and adopted texts."""
+"""The generate stage as a whole: counts, pairs, splits, determinism, and resuming after a kill."""
 
 import json
 import os
@@ -15,7 +15,7 @@ import pytest
 from strataprobe.dataset import read_dataset
 from strataprobe.errors import OptionError, StageError
 from strataprobe.generate.checks import checker_for, count_sentences, is_first_person
-from strataprobe.generate.run import adopt, generate
+from strataprobe.generate.run import generate
 from strataprobe.manifest import verify_folder
 from strataprobe.neardup import near_duplicate_pairs
 from strataprobe.recipe import Recipe, load_recipe
@@ -150,9 +150,9 @@ def test_a_bag_of_words_does_not_give_the_class_away(full):
 
 
 def test_the_same_seed_gives_the_same_bytes_in_another_process_with_another_hash_seed(full, tmp_path):
-    processes = [in_subprocess(tmp_path / seed / "data", 60, seed) for seed in ("1", "77")]
+    processes = [in_subprocess(tmp_path / seed / "data", 30, seed) for seed in ("1", "77")]
     assert [p.wait(120) for p in processes] == [0, 0]
-    generate(RECIPE, tmp_path / "here" / "data", n_per_class=60)
+    generate(RECIPE, tmp_path / "here" / "data", n_per_class=30)
     assert data_bytes(tmp_path / "1" / "data") == data_bytes(tmp_path / "77" / "data")
     assert data_bytes(tmp_path / "1" / "data") == data_bytes(tmp_path / "here" / "data")
 
@@ -245,59 +245,11 @@ def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkey
 
     whole = load_material(RECIPE)
     few = {c: {m: {"any": k["any"][:2]} for m, k in members.items()} for c, members in whole.reactions.items()}
-    one = {c: sentences[:1] for c, sentences in whole.verdicts.items()}
-    small = replace(whole, scenes=whole.scenes[:1], reactions=few, verdicts=one)
+    scene = next(s for s in whole.scenes if s.kind == "life" and not s.planned)
+    turns = {c: {"any": kinds["any"][:1]} for c, kinds in whole.turns.items()}
+    openers = {style: sentences[:1] for style, sentences in whole.openers.items()}
+    small = replace(whole, scenes=(scene,), reactions=few, turns=turns, openers=openers, aftermath=turns)
     monkeypatch.setattr(run, "load_material", lambda recipe: small)
     with pytest.raises(OptionError, match="variety runs out after"):
-        generate(RECIPE, tmp_path / "data", n_per_class=400)
-
-
-def test_adopted_texts_keep_their_rows_order_and_fields(tmp_path):
-    source = tmp_path / "my texts.jsonl"
-    given = [
-        {"id": f"r{i}", "text": f"Text number {i} about {'cats' if i % 2 else 'dogs'} and thing {i * 7}.",
-         "label": ["cat", "dog", "newt"][i % 3], "colour": "red"}
-        for i in range(30)
-    ]  # fmt: skip
-    source.write_text("".join(json.dumps(row) + "\n" for row in given))
-    manifest = adopt(source, tmp_path / "data", recipe=None)
-    found = rows_of(tmp_path / "data")
-    assert [(r["id"], r["text"], r["label"], r["colour"]) for r in found] == [
-        (r["id"], r["text"], r["label"], r["colour"]) for r in given
-    ]
-    assert manifest.details == {
-        "combined": "my-texts_combined_30.jsonl", "name": "my-texts", "counts": {"cat": 10, "dog": 10, "newt": 10}
-    }  # fmt: skip
-    assert {p.name for p in (tmp_path / "data").glob("*_10.jsonl")} == {
-        "cat_my-texts_10.jsonl", "dog_my-texts_10.jsonl", "newt_my-texts_10.jsonl"
-    }  # fmt: skip
-    assert str(tmp_path) not in (tmp_path / "data" / "manifest.json").read_text()
-    assert read_dataset(tmp_path / "data").class_names == ["cat", "dog", "newt"]
-    again = adopt(source, tmp_path / "data", recipe=None)
-    assert again == manifest
-    source.write_text(json.dumps(given[0]) + "\n")
-    with pytest.raises(StageError, match="texts_sha256"):
-        adopt(source, tmp_path / "data", recipe=None)
-
-
-def test_adopted_texts_may_lack_labels(tmp_path):
-    source = tmp_path / "notes.txt"
-    source.write_text("I went home.\nThe bus was late.\n")
-    adopt(source, tmp_path / "data", recipe=None)
-    found = rows_of(tmp_path / "data")
-    assert [r["text"] for r in found] == ["I went home.", "The bus was late."]
-    assert [r["label"] for r in found] == [None, None]
-    audit = json.loads((tmp_path / "data" / "audit.json").read_text())
-    assert audit["n_unlabelled"] == 2
-    assert {f["code"]: f["level"] for f in audit["findings"]}["G005"] == "skipped"
-
-
-def test_texts_adopted_under_a_recipe_are_audited_against_it(tmp_path):
-    source = tmp_path / "mine.jsonl"
-    lines = [{"text": "I am hopeful.", "label": "positive"}, {"text": "I lost my keys.", "label": "negative"}]
-    source.write_text("".join(json.dumps(row) + "\n" for row in lines))
-    manifest = adopt(source, tmp_path / "data", recipe=RECIPE)
-    assert manifest.details["combined"] == "sentiment_combined_2.jsonl"
-    assert (tmp_path / "data" / "positive_sentiment_1.jsonl").is_file()
-    audit = json.loads((tmp_path / "data" / "audit.json").read_text())
-    assert audit["banned_words"] == {"n_texts": 1, "words": {"hopeful": 1}}
+        generate(RECIPE, tmp_path / "data", n_per_class=900)
+    assert list(tmp_path.iterdir()) == []

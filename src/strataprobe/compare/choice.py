@@ -33,21 +33,28 @@ class LayerChoice:
 
 
 def choose_layer(
-    layers: Sequence[int], estimate: AucEstimate, control: Sequence[float], *, seed: int = 0
+    layers: Sequence[int],
+    estimate: AucEstimate,
+    control: Sequence[float],
+    *,
+    to_null: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> LayerChoice:
     """Choose among ``layers`` (ascending) by their cross-validated AUCs, column for column.
 
     A layer passes when its lower 95 % bound, made to hold for all layers at once, exceeds both .5 and the AUC of its
-    ``control``; so pure noise yields a best layer in at most 5 % of data sets. Among the passing layers the best is the
-    one with the highest AUC, the earliest of those equal to it within ``NUMERICAL_TIE``. It is not the earliest of
-    ``tied_layers``: on little data that set is wide, and its earliest member can be far below the best in AUC. What the
-    data cannot rank is stated by ``tied_layers`` instead, a set in which the truly best layer lies with 95 % confidence
-    (all pairs of layers compared at once).
+    ``control``; so pure noise yields a best layer in at most 5 % of data sets. For that bound the variance is the one
+    that noise would have: the estimate's times ``to_null`` (1 where it is that already). Among the passing layers the
+    best is the one with the highest AUC, the earliest of those equal to it within ``NUMERICAL_TIE``. It is not the
+    earliest of ``tied_layers``: on little data that set is wide, and its earliest member can be far below the best in
+    AUC. What the data cannot rank is stated by ``tied_layers`` instead, a set in which the truly best layer lies with
+    95 % confidence (all pairs of layers compared at once).
     """
     value = np.nan_to_num(estimate.auc, nan=0.5)
     if not len(layers) or np.isnan(estimate.auc).all():
         return LayerChoice(None, [], [], [0.0] * len(layers))
-    low, _ = auc_interval(estimate, max_t_quantile(estimate.correlation, seed=seed))
+    under_null = estimate.inflated(np.ones(len(layers)) if to_null is None else np.asarray(to_null, dtype=np.float64))
+    low, _ = auc_interval(under_null, max_t_quantile(estimate.correlation, seed=seed))
     low = np.nan_to_num(low, nan=0.0)
     hurdle = np.maximum(0.5, np.nan_to_num(np.asarray(control, dtype=np.float64), nan=0.5))
     passing = low > hurdle

@@ -17,6 +17,8 @@ from strataprobe.probes.solver import fit_logistic_path
 N_SHUFFLES = 10
 N_HALVINGS = 4
 DEFAULT_C = 0.01
+# The fold factor where there is nothing to find.
+NULL_FOLD_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Controls:
     val_auc: float
     test_auc: float
     agreement: float
+
+    @property
+    def fold_factor(self) -> float:
+        """What the variance of a cross-validated AUC is multiplied by for what its folds share: see ``Halves``."""
+        return NULL_FOLD_FACTOR - self.agreement
 
 
 def n_shuffles(n_classes: int) -> int:
@@ -133,7 +140,7 @@ def _agreement(correlation: float, n_rows: int) -> float:
 
     It is first lowered by one standard error, so that an agreement by chance does not narrow an interval.
     """
-    careful = min(max(correlation - 1.0 / np.sqrt(max(n_rows, 1)), 0.0), 1.0)
+    careful = min(max(correlation - max(n_rows, 1) ** -0.5, 0.0), 1.0)
     return 2.0 * careful / (1.0 + careful)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from strataprobe.compare.baselines import Baseline, measure_baselines
 from strataprobe.compare.choice import LayerChoice, choose_layer, difference_low
-from strataprobe.compare.controls import cells_of, n_shuffles
+from strataprobe.compare.controls import NULL_FOLD_FACTOR, cells_of, n_shuffles
 from strataprobe.compare.ensembles import METHODS, combine_mean, combine_stacked, combine_vote, fit_stackers
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.layers import (
@@ -56,7 +56,9 @@ def build_document(sources: Sources, measured: list[Measured], rows: TestRows, s
     for readout in probes.readouts:
         columns = [j for j, key in enumerate(keys) if key[0] == readout]
         control = [measured[j].controls.val_auc for j in columns]
-        choice = choose_layer([keys[j][1] for j in columns], _subset(curve, columns), control, seed=seed)
+        to_null = [NULL_FOLD_FACTOR / measured[j].controls.fold_factor for j in columns]
+        layers = [keys[j][1] for j in columns]
+        choice = choose_layer(layers, _subset(curve, columns), control, to_null=to_null, seed=seed)
         for j, low in zip(columns, choice.simultaneous_low, strict=True):
             entries[j]["simultaneous_low"] = low
         choices[readout] = choice

@@ -37,6 +37,8 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "strataprobe",
 }
 _DPI = 300
+_LEFT = 0.085
+_LEGEND_COLUMNS = 3
 
 
 def layer_comparison_png(document: dict[str, Any]) -> bytes:
@@ -53,7 +55,7 @@ def layer_comparison_figure(document: dict[str, Any]) -> Figure:
     """The figure as a matplotlib object of its own, outside pyplot's global state."""
     figure = Figure(figsize=(7.2, 4.7))
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.085, 0.30, 0.70, 0.55))
+    axes = figure.add_axes((_LEFT, 0.30, 0.70, 0.55))
     curves = curves_of(document)
     low, high = y_limits(document)
     axes.set_ylim(low, high)
@@ -64,11 +66,13 @@ def layer_comparison_figure(document: dict[str, Any]) -> Figure:
     handles += _draw_choice(axes, document, curves)
     _finish_axes(axes, curves)
     _write_words(figure, document)
+    top = 0.075 + 0.034 * -(-len(handles) // _LEGEND_COLUMNS)
+    axes.set_position((_LEFT, top + 0.115, 0.70, 0.735 - top))
     figure.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.075, 0.195),
-        ncols=3,
+        bbox_to_anchor=(_LEFT - 0.01, top),
+        ncols=_LEGEND_COLUMNS,
         frameon=False,
         fontsize=7,
         handlelength=2.6,
@@ -133,9 +137,7 @@ def _draw_readouts(axes: Axes, curves: dict[str, list[dict[str, Any]]]) -> list[
     return handles
 
 
-def _draw_evals(
-    axes: Axes, document: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
-) -> list[Line2D]:
+def _draw_evals(axes: Axes, document: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> list[Line2D]:
     entries = curves[document["primary_readout"]]
     handles = []
     for i, name in enumerate(sorted({name for e in entries for name in e["eval"]})):
@@ -214,9 +216,7 @@ def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> l
     return places
 
 
-def _draw_choice(
-    axes: Axes, document: dict[str, Any], curves: dict[str, list[dict[str, Any]]]
-) -> list[Line2D]:
+def _draw_choice(axes: Axes, document: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> list[Line2D]:
     best = document["best_layer"]
     if best is None:
         return []
@@ -277,7 +277,7 @@ def _layer_of(block_index: Any) -> Any:
 
 
 def _write_words(figure: Figure, document: dict[str, Any]) -> None:
-    figure.text(0.085, 0.965, figure_title(document), fontsize=9.5, fontweight="bold", va="center")
+    figure.text(_LEFT, 0.965, figure_title(document), fontsize=9.5, fontweight="bold", va="center")
     if document.get("model"):
         figure.text(0.985, 0.965, model_title(document), fontsize=7, color="#444444", va="center", ha="right")
-    figure.text(0.085, 0.012, figure_note(document), fontsize=6.2, color="#444444", va="bottom", linespacing=1.35)
+    figure.text(_LEFT, 0.012, figure_note(document), fontsize=6.2, color="#444444", va="bottom", linespacing=1.35)

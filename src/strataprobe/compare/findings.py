@@ -86,6 +86,8 @@ def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Findin
 
 
 def _can_rank(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
+    if document["best_layer"] is None:
+        return [_finding("C003", "skipped", "There is nothing to rank, as no layer beats its control.")]
     perfect = [e["layer"] for e in primary_entries(document) if (e["cv_auc"] or 0.0) >= _PERFECT]
     if len(perfect) < 2:
         return [_finding("C003", "ok", "The texts are hard enough to rank the layers.")]

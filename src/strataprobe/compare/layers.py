@@ -80,11 +80,11 @@ def estimate_auc(labels: np.ndarray, logits: np.ndarray, groups: Any, folds: np.
 def cross_validated(oof: Oof, measured: Sequence[Measured]) -> AucEstimate:
     """Mean of within-fold AUCs of the out-of-fold logits for each layer and readout, covariance over groups.
 
-    The variance is inflated for what folds share, see ``controls.Halves``.
+    The variance is inflated for what folds share.
     """
     stacked = np.stack([oof.logits[m.readout, m.layer] for m in measured], axis=2)
     estimate = estimate_auc(oof.labels, stacked, oof.groups, oof.folds)
-    return estimate.inflated(np.array([2.0 - m.controls.agreement for m in measured]))
+    return estimate.inflated(np.array([m.controls.fold_factor for m in measured]))
 
 
 def on_test(measured: Sequence[Measured], rows: TestRows) -> AucEstimate:

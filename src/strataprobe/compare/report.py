@@ -68,6 +68,7 @@ def report_html(
         baseline_titles=BASELINE_TITLES,
         examples=list(examples),
         audit=audit_rows(audit) if audit else [],
+        audit_findings=_audit_findings(audit),
         csv_link=_csv_link(document),
         figure_json=_embedded(plotly_figure(document)),
         plotly_js=Markup(get_plotlyjs()),
@@ -249,10 +250,18 @@ def audit_rows(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         else:
             rows.append((prefix, _plain(value)))
 
-    walk("", audit)
+    walk("", {key: value for key, value in audit.items() if key not in ("findings", "format_version")})
     left_out = len(rows) - _MAX_AUDIT_ROWS
     shown = [(name.replace("_", " "), value) for name, value in rows[:_MAX_AUDIT_ROWS]]
     return shown + ([("further values", f"{left_out:,}, see data/audit.json")] if left_out > 0 else [])
+
+
+def _audit_findings(audit: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """The audit's own coded findings, the gravest first; those of another form are left to the table."""
+    found = (audit or {}).get("findings")
+    usable = [f for f in found or [] if isinstance(f, Mapping) and {"code", "level", "message"} <= f.keys()]
+    known = [{k: str(f[k]) for k in ("code", "level", "message")} for f in usable if f["level"] in _LEVELS]
+    return sorted(known, key=lambda f: _LEVELS.index(f["level"]))
 
 
 def _plain(value: Any) -> str:

@@ -56,7 +56,8 @@ def compare(
         "probes": _digest(sources.probes.manifest, Path(probes[0])),
         "activations": _digest(sources.folder.manifest, sources.folder.path),
     }
-    config = {"seed": seed, "recipe": recipe.to_json() if recipe else None, "format_version": FORMAT_VERSION}
+    known = sources.recipe.to_json() if sources.recipe else None
+    config = {"seed": seed, "recipe": known, "format_version": FORMAT_VERSION}
     picture = out / f"{sources.name}_layer_comparison.png"
     paths = (out / COMPARISON_NAME, picture, out / REPORT_NAME)
     done = _finished(paths, inputs, config)
@@ -76,9 +77,7 @@ def compare(
     return document
 
 
-def _open(
-    probes: Sequence[str | Path], activations: Sequence[str | Path] | None, recipe: Recipe | None
-) -> Sources:
+def _open(probes: Sequence[str | Path], activations: Sequence[str | Path] | None, recipe: Recipe | None) -> Sources:
     if len(probes) != 1 or len(activations or [0]) != 1:
         raise OptionError("compare takes one probes folder and its activations in this release: give --probes once, "
                           "and compare further sets in calls of their own.")

@@ -199,7 +199,7 @@ def _findings(report: dict[str, Any]) -> list[Finding]:
         _balance(labels),
         _banned_finding(report["banned_words"]),
         _rule("G003", not duplicates["exact"], f"{duplicates['exact']:,} texts repeat an earlier one word for word"
-              f" ({duplicates['exact_with_other_label']:,} under another label): remove them or keep them in one group.",
+              f" ({duplicates['exact_with_other_label']:,} under another label): remove them, or group them.",
               "no text is repeated word for word."),
         _rule("G004", not duplicates["near_across_splits"], f"{duplicates['near_across_splits']:,} pairs of"
               " near-duplicates lie in different splits, so the test is not of new text: give them one group.",

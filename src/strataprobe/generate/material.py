@@ -50,13 +50,14 @@ class Material:
     reactions: Mapping[str, Mapping[str, Mapping[str, tuple[str, ...]]]]
     turns: Mapping[str, Mapping[str, tuple[str, ...]]]
     aftermath: Mapping[str, Mapping[str, tuple[str, ...]]]
-    verdicts: Mapping[str, tuple[str, ...]]
+    verdicts: Mapping[str, Mapping[str, tuple[str, ...]]]
     words: Mapping[str, tuple[str, ...]]
     openers: Mapping[str, tuple[str, ...]]
     styles: Mapping[str, tuple[str, ...]]
     expectations: Mapping[str, tuple[str, ...]]
     members_for: Mapping[str, tuple[str, ...]]
     names: Mapping[str, tuple[str, ...]]
+    contracting: frozenset[str]
 
 
 def material_names() -> list[str]:
@@ -104,13 +105,14 @@ def _load(name: str) -> Material:
         reactions=reactions,
         turns={c: _tuples(kinds) for c, kinds in frame["turns"].items()},
         aftermath={c: _tuples(kinds) for c, kinds in frame["aftermath"].items()},
-        verdicts=_tuples(frame["verdicts"]),
+        verdicts={c: _tuples(kinds) for c, kinds in frame["verdicts"].items()},
         words=_tuples(frame["words"]),
         openers=_tuples(frame["styles"]),
         styles=_tuples(frame["style_of"]),
         expectations=_tuples(frame["expectations"]),
         members_for=_tuples(frame["members_for"]),
         names=_tuples(frame["names"]),
+        contracting=frozenset(frame["contracting"]["styles"]),
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from strataprobe.dataset import Text, read_dataset, to_jsonl
-from strataprobe.errors import OptionError
+from strataprobe.errors import DataError, OptionError
 from strataprobe.generate.audit import audit
 from strataprobe.generate.material import load_material
 from strataprobe.generate.plan import Cell, make_plan, seeded
@@ -55,7 +56,11 @@ def generate(
     started_s = time.monotonic()
     stage.begin()
     plan = make_plan(recipe, material, n, seed)
-    rows = _write_cells(stage.work / ACCEPTED_NAME, recipe, plan, Writer(recipe, material, seed))
+    try:
+        rows = _write_cells(stage.work / ACCEPTED_NAME, recipe, plan, Writer(recipe, material, seed))
+    except OptionError:
+        shutil.rmtree(stage.work)  # no restart under these options can end better
+        raise
     rows = _in_file_order(rows, len(recipe.class_names), seed)
     (stage.work / ACCEPTED_NAME).unlink()
     return _finish(stage, recipe.name, rows, recipe, config, {}, started_s)
@@ -68,6 +73,8 @@ def adopt(data_file: Path, out: Path, *, recipe: Recipe | None, seed: int = 0) -
     DataError for a bad row, naming its line.
     """
     started_s = time.monotonic()
+    if data_file.is_dir():
+        raise DataError(f"{data_file} is a folder: give a .jsonl, .csv, .parquet or .txt file of texts.")
     dataset = read_dataset(data_file, recipe, seed)
     name = recipe.name if recipe else _safe_name(data_file.stem)
     config = {"recipe": recipe.to_json() if recipe else None, "backend": "data", "n_per_class": None, "seed": seed}
@@ -164,11 +171,13 @@ def _finish(
 ) -> Manifest:
     """Write the class files, the combined file and the audit, and rename the folder into place."""
     counts = Counter(r.label for r in rows if r.label is not None)
-    for label in sorted(counts):
-        own = [r for r in rows if r.label == label]
-        write_atomic(stage.work / f"{_safe_name(label)}_{name}_{len(own)}.jsonl", to_jsonl(own))
     combined = f"{name}_combined_{len(rows)}.jsonl"
     write_atomic(stage.work / combined, to_jsonl(rows))
+    taken = {combined.lower()}
+    for label in sorted(counts):
+        own = [r for r in rows if r.label == label]
+        file_name = _unused_name(_safe_name(label), f"_{name}_{len(own)}.jsonl", taken)
+        write_atomic(stage.work / file_name, to_jsonl(own))
     report = audit(rows, recipe)
     write_json(stage.work / "audit.json", report)
     for finding in report["findings"]:
@@ -179,6 +188,15 @@ def _finish(
         stage=STAGE, config=config, inputs=inputs, details=details, elapsed_s=round(time.monotonic() - started_s, 3)
     )
     return stage.commit(manifest)
+
+
+def _unused_name(start: str, end: str, taken: set[str]) -> str:
+    """A file name for a class; two classes whose names differ only in what a file name cannot hold get a number."""
+    name, number = start + end, 2
+    while name.lower() in taken:
+        name, number = f"{start}-{number}{end}", number + 1
+    taken.add(name.lower())
+    return name
 
 
 def _safe_name(value: str) -> str:

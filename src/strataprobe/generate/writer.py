@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from strataprobe.generate.checks import checker_for, count_sentences, is_first_person
+from strataprobe.generate.contractions import contracted
 from strataprobe.generate.material import Material
 from strataprobe.generate.plan import SPARE_FORMS, Cell, seeded
 from strataprobe.neardup import shingles, similarity
 from strataprobe.recipe import Recipe
 
-ATTEMPTS = 60
+ATTEMPTS = 100
 _ATTEMPTS_IN_OWN_FORM = 8
 # Closer than this to a text already written is too close (``neardup.SIMILARITY`` calls .6 a near-duplicate).
 _TOO_CLOSE = 0.55
 _SLOT = re.compile(r"\{(\w+)\}")
+_A_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=[aeio]|u(?!s))")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 # An outcome that starts with one of these can follow "But" as it stands.
 _AFTER_BUT = frozenset(
@@ -116,29 +118,38 @@ class Writer:
         own = seeded(self._seed, "own", cell.pair, label, attempt)
         planned = ("any", "planned") if scene.planned else ("any",)
         reactions = material.reactions[label].get(cell.member, {})
+        roles, told, kinds = form.split(), "outcome" in form, ("any", scene.kind)
+        if not told and not scene.planned:  # nothing was begun that could be judged
+            roles = ["reaction" if role == "verdict" else role for role in roles]
         away = shared.choice(sorted(material.turns))
         pools = {
             "scene": (scene.text,),
             "outcome": (scene.outcomes[label][cell.outcome].text,),
-            "reaction": _pool(reactions, ("any", scene.kind)),
+            "reaction": _pool(reactions, kinds if told else ("any",)),
             "aftermath": _pool(material.aftermath[label], planned),
             "remark": scene.remarks[label],
-            "verdict": material.verdicts[label],
+            "verdict": _pool(material.verdicts[label], kinds),
             "opener": material.openers[cell.style],
             "expectation": _pool(material.expectations, planned),
             "turn": _pool(material.turns[away], planned),
         }
         parts = []
-        for role in form.split():
+        for role in roles:
             if role in ("opener", "expectation", "turn"):
                 parts.append((f"turn {away}" if role == "turn" else role, shared.choice(pools[role])))
-            elif pools[role]:
-                parts.append((role, self._least_used(pools[role], cell.scene.id, own)))
+            elif any((role, s) not in parts for s in pools[role]):
+                unsaid = tuple(s for s in pools[role] if (role, s) not in parts)
+                parts.append((role, self._least_used(unsaid, cell.scene.id, own, 0.9 + attempt)))
         return parts
 
-    def _least_used(self, pool: tuple[str, ...], scene_id: str, rng: Random) -> str:
+    def _least_used(self, pool: tuple[str, ...], scene_id: str, rng: Random, noise: float) -> str:
         """A sentence that no other scene has used where there is one, so that splits by scene share few sentences."""
-        return min(pool, key=lambda s: (len(self._scenes[s] - {scene_id}) + 2 * self._used[s] + 0.9 * rng.random(), s))
+
+        def cost(sentence: str) -> tuple[float, str]:
+            elsewhere = len(self._scenes[sentence] - {scene_id})
+            return elsewhere + 2 * self._used[sentence] + noise * rng.random(), sentence
+
+        return min(pool, key=cost)
 
     def _join(self, cell: Cell, parts: list[tuple[str, str]], rng: Random) -> str:
         """The text: alternatives chosen, slots filled, turns turned. What the pair shares comes out alike."""
@@ -151,12 +162,19 @@ class Writer:
             sentence = _CHOICE.sub(lambda m, r=chooser: r.choice(m.group(1).split("|")), raw)  # type: ignore[misc]
             for slot, name in names.items():
                 sentence = sentence.replace("{" + slot + "}", name)
-            sentence = _SLOT.sub(lambda m: rng.choice(self._material.words[m.group(1)]), sentence)
+            sentence = self._filled(sentence, rng)
             if before.startswith("turn "):
                 sentence = _turned(sentence, before == f"turn {cell.label}", rng)
             sentences.append(sentence)
             before = role
-        return " ".join(sentences)
+        text = " ".join(sentences)
+        return contracted(text) if cell.style in self._material.contracting else text
+
+    def _filled(self, sentence: str, rng: Random) -> str:
+        """The sentence with a word in each slot, no word twice, and "a" or "an" before it."""
+        words = {kind: rng.sample(values, len(values)) for kind, values in self._material.words.items()}
+        filled = _SLOT.sub(lambda m: words[m.group(1)].pop(), sentence)
+        return filled if filled == sentence else _A_BEFORE_VOWEL.sub(r"\1n ", filled)
 
     def _acceptable(self, text: str) -> bool:
         if text.lower() in self._exact or self._checker.find(text):
@@ -178,7 +196,7 @@ def _pool(by_kind: Mapping[str, tuple[str, ...]], kinds: Sequence[str]) -> tuple
 
 
 def _turned(sentence: str, against: bool, rng: Random) -> str:
-    """The sentence after an expectation: ``against`` it ("But ...") or bearing it out ("And ..."), if that reads well."""
+    """The sentence after an expectation: ``against`` it ("But ...") or bearing it out ("And ..."), where that works."""
     first = re.split(r"[\s,;:]", sentence, maxsplit=1)[0].lower()
     if first not in _AFTER_BUT:
         return sentence

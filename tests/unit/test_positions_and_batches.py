@@ -1,0 +1,84 @@
+"""Which position stands for a text, and how texts are put into batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from strataprobe.capture.batches import CPU_BATCH_TOKENS, choose_batch_tokens, padded, plan_batches
+from strataprobe.capture.positions import Positions, check_readouts
+from strataprobe.capture.tokens import TokenRow
+from strataprobe.errors import OptionError
+
+CPU = torch.device("cpu")
+
+
+def row(n: int, own: tuple[int, int], last: int) -> TokenRow:
+    return TokenRow(np.arange(n, dtype=np.int64) + 10, *own, last, False)
+
+
+ROWS = [row(6, (1, 4), 5), row(3, (0, 3), 2), row(5, (1, 2), 3)]
+
+
+def test_each_readout_is_read_at_its_own_position() -> None:
+    hidden = torch.randn(3, 6, 4, dtype=torch.float64).to(torch.bfloat16)
+    positions = Positions(ROWS, CPU)
+    exact = hidden.to(torch.float32)
+    assert torch.equal(positions.read("last", hidden), torch.stack([exact[0, 5], exact[1, 2], exact[2, 3]]))
+    assert torch.equal(positions.read("last-text", hidden), torch.stack([exact[0, 3], exact[1, 2], exact[2, 1]]))
+    means = torch.stack([exact[0, 1:4].mean(0), exact[1, :3].mean(0), exact[2, 1:2].mean(0)])
+    torch.testing.assert_close(positions.read("mean", hidden), means)
+    assert positions.read("mean", hidden).dtype == torch.float32
+    assert positions.last(hidden).dtype == torch.bfloat16
+
+
+def test_the_mean_of_large_bfloat16_values_is_taken_in_float32() -> None:
+    hidden = torch.full((1, 300, 2), 1.0, dtype=torch.bfloat16)
+    hidden[0, 0] = 65536.0
+    mean = Positions([row(300, (0, 300), 299)], CPU).read("mean", hidden)
+    assert mean[0, 0].item() == pytest.approx((65536 + 299) / 300, rel=1e-4)  # bfloat16 would give 218 or 220
+
+
+def test_what_stands_beside_the_text_does_not_enter_the_mean() -> None:
+    hidden = torch.randn(3, 6, 4)
+    other = hidden.clone()
+    other[0, [0, 4, 5]] += 1e6
+    other[1, 3:] -= 1e6
+    other[2, [0, 2, 3, 4, 5]] += 1e6
+    positions = Positions(ROWS, CPU)
+    torch.testing.assert_close(positions.read("mean", other), positions.read("mean", hidden))
+    other[0, 1] += 1
+    assert not torch.allclose(positions.read("mean", other), positions.read("mean", hidden))
+
+
+@pytest.mark.parametrize("bad", [["first"], ["last", "last"], [], ["Last"], ["mean", ""]])
+def test_unknown_doubled_or_no_readouts_are_refused(bad: list[str]) -> None:
+    with pytest.raises(OptionError):
+        check_readouts(bad)
+
+
+def test_known_readouts_keep_their_order() -> None:
+    assert check_readouts(["mean", "last-text", "last"]) == ("mean", "last-text", "last")
+
+
+def test_rows_are_padded_on_the_right() -> None:
+    ids, mask = padded(ROWS, 0, CPU)
+    assert ids.tolist() == [[10, 11, 12, 13, 14, 15], [10, 11, 12, 0, 0, 0], [10, 11, 12, 13, 14, 0]]
+    assert mask.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
+    assert (ids.dtype, mask.dtype) == (torch.int64, torch.int64)
+
+
+def test_a_text_longer_than_the_budget_is_a_batch_of_its_own() -> None:
+    assert [b.tolist() for b in plan_batches([5, 100, 5, 5], 10)] == [[1], [0, 2], [3]]
+    assert plan_batches([], 10) == []
+
+
+def test_the_budget_on_a_cpu_is_one_fixed_number(tiny: Any) -> None:
+    assert choose_batch_tokens("auto", tiny("llama")) == CPU_BATCH_TOKENS
+    assert choose_batch_tokens("77", tiny("llama")) == choose_batch_tokens(77, tiny("llama")) == 77
+    for bad in ("0", -1, "some", "1.5"):
+        with pytest.raises(OptionError, match="neither 'auto' nor a positive number"):
+            choose_batch_tokens(bad, tiny("llama"))
