@@ -118,7 +118,9 @@ def write(folder: Path, concept_block: int | None = 11, n_layers: int = 34, n_te
 
 def main() -> None:
     """Command line of the example."""
-    parser = argparse.ArgumentParser(description="Write a model whose concept appears at a known layer, and texts for it.")
+    parser = argparse.ArgumentParser(
+        description="Write a model whose concept appears at a known layer, and texts for it."
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--concept-block", type=int, default=11, help="0-based block that writes the concept; -1: none")
     parser.add_argument("--layers", type=int, default=34)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +74,7 @@ class _Run:
         if stage is not None:
             self.document["stages"][stage] = {"elapsed_s": round(time.monotonic() - started_s, 2)}
             if self.backup is not None and stage in STAGES:
-                self.step("backup_made", None, lambda: self.backup and self.backup.save_stage(stage))
+                self.step("backup_made", None, partial(self.backup.save_stage, stage))
         return result
 
     def save(self) -> None:
@@ -154,7 +155,7 @@ def run(options: RunOptions) -> dict[str, Any]:
     job.document["best_layer"] = comparison["best_layer"]
     if job.backup is not None:
         results = [p for p in out.iterdir() if p.is_file() and not p.name.startswith(".") and p.name != "run.json"]
-        job.step("backup_made", None, lambda: job.backup and job.backup.save_files(results))
+        job.step("backup_made", None, partial(job.backup.save_files, results))
     job.save()
     if job.backup is not None:
         job.backup.save_files([out / "run.json"])

@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import known_truth
 import pytest
 
+import known_truth
 from strataprobe.cli import main
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -20,7 +20,18 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("truth")
     known_truth.write(folder, concept_block=1, n_layers=4, n_texts=240)
     with pytest.raises(SystemExit) as left:
-        main(["run", "--data", f"{folder}/texts.jsonl", "--model", f"{folder}/model", "--out", f"{folder}/run", "--quiet"])
+        main(
+            [
+                "run",
+                "--data",
+                f"{folder}/texts.jsonl",
+                "--model",
+                f"{folder}/model",
+                "--out",
+                f"{folder}/run",
+                "--quiet",
+            ]
+        )
     assert left.value.code == 0
     return folder
 

@@ -9,8 +9,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import known_truth
 import pytest
+
+import known_truth
 from builders import save_model
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -223,7 +224,9 @@ def test_a_folder_without_probes_is_refused(cli: Cli, truth: Path, tmp_path: Pat
     refused(cli("predict", "a", "--probes", tmp_path / "no", "--model", truth / "model"), "is not a folder")
 
 
-@pytest.mark.parametrize("name", ["probes/probes.safetensors", "probes/manifest.json", "probes/layer_1/probe_positive.pth"])
+@pytest.mark.parametrize(
+    "name", ["probes/probes.safetensors", "probes/manifest.json", "probes/layer_1/probe_positive.pth"]
+)
 def test_a_probe_file_that_was_cut_short_is_refused(cli: Cli, truth: Path, copy_of_run: Path, name: str) -> None:
     path = copy_of_run / name
     path.write_bytes(path.read_bytes()[:-40])
@@ -234,7 +237,9 @@ def test_a_probe_file_that_was_cut_short_is_refused(cli: Cli, truth: Path, copy_
 def test_an_activations_file_that_was_cut_short_is_refused(cli: Cli, copy_of_run: Path, tmp_path: Path) -> None:
     path = copy_of_run / "activations" / "layer_4_activations.h5"
     path.write_bytes(path.read_bytes()[:3000])
-    refused(cli("train", "--activations", path.parent, "--out", tmp_path / "probes"), "layer_4_activations.h5", "damaged")
+    refused(
+        cli("train", "--activations", path.parent, "--out", tmp_path / "probes"), "layer_4_activations.h5", "damaged"
+    )
     assert not (tmp_path / "probes").exists()
 
 

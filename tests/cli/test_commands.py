@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from demo import STRATAPROBE
 
 import strataprobe as sp
+from demo import STRATAPROBE
 from strataprobe.cli.app import app
 from strataprobe.cli.options import unescape
 
@@ -136,7 +136,9 @@ def test_standard_input_is_read_as_jsonl_or_as_plain_lines(
     assert [row["text"] for row in lines(cli("predict", "--file", "-", *base, "--json")[1])] == TEXTS
 
 
-@pytest.mark.parametrize("text", ["é🙂 word1", "שלום good1 עולם", "word1 " * 300, "[bold]good1[/bold]", "<script>x</script>"])
+@pytest.mark.parametrize(
+    "text", ["é🙂 word1", "שלום good1 עולם", "word1 " * 300, "[bold]good1[/bold]", "<script>x</script>"]
+)
 def test_odd_text_is_read_and_printed_as_it_is(cli: Cli, base: tuple[object, ...], text: str) -> None:
     status, out, _ = cli("predict", text, *base, "--json")
     assert status == 0
@@ -219,7 +221,9 @@ def test_a_backslash_n_typed_in_a_shell_is_a_newline() -> None:
     assert unescape(None) is None
 
 
-def test_evaluate_agrees_with_the_probabilities_that_predict_gives(cli: Cli, truth: Path, base: tuple[object, ...]) -> None:
+def test_evaluate_agrees_with_the_probabilities_that_predict_gives(
+    cli: Cli, truth: Path, base: tuple[object, ...]
+) -> None:
     from sklearn.metrics import roc_auc_score
 
     rows = [json.loads(line) for line in (truth / "texts.jsonl").read_text().splitlines()]

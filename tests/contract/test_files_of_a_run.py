@@ -11,16 +11,20 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from demo import demo_run
 from safetensors import safe_open
 
+from demo import demo_run
 from strataprobe.manifest import verify_folder
 
 LAYERS = range(1, 7)
 EMOTIONS = {
-    "positive": "joy gratitude hope excitement love pride contentment inspiration relief satisfaction".split(),
-    "negative": "sadness anger fear disgust shame anxiety frustration disappointment guilt loneliness".split(),
-}
+    "positive": (
+        "joy", "gratitude", "hope", "excitement", "love", "pride", "contentment", "inspiration", "relief", "satisfaction",
+    ),
+    "negative": (
+        "sadness", "anger", "fear", "disgust", "shame", "anxiety", "frustration", "disappointment", "guilt", "loneliness",
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,18 @@ def test_the_texts_are_700_of_either_class_with_every_field(out: Path) -> None:
         assert of_class == [r for r in combined if r["label"] == name]
         assert Counter(r["emotion"] for r in of_class) == dict.fromkeys(EMOTIONS[name], 70)
     for row in combined:
-        fields = ["id", "text", "label", "split", "group", "sentiment", "emotion", "domain", "trigger", "language_style"]
+        fields = [
+            "id",
+            "text",
+            "label",
+            "split",
+            "group",
+            "sentiment",
+            "emotion",
+            "domain",
+            "trigger",
+            "language_style",
+        ]
         assert list(row) == fields
         assert row["sentiment"] == row["label"]
     assert json.loads((out / "data" / "audit.json").read_text())["findings"]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import SENTENCES, tiny_model
 
 import strataprobe as sp
+from builders import SENTENCES, tiny_model
 from strataprobe.errors import DataError, OptionError, ProbeError, StrataprobeError
 
 TEXT = "I'm so excited about this!"
@@ -64,7 +64,9 @@ def by_hand(gemma: tuple[Any, Any], probes: Path, layer: int, text: str) -> floa
     """Probability of "positive" from the exported file, a plain hook and one unpadded text."""
     model, tokenizer = gemma
     data = torch.load(
-        io.BytesIO((probes / f"layer_{layer}" / "probe_positive.pth").read_bytes()), weights_only=True, map_location="cpu"
+        io.BytesIO((probes / f"layer_{layer}" / "probe_positive.pth").read_bytes()),
+        weights_only=True,
+        map_location="cpu",
     )
     meta = data["metadata"]
     kept: list[torch.Tensor] = []
@@ -164,7 +166,7 @@ def test_stacking_weighs_layers_by_their_out_of_fold_logits(gemma: tuple[Any, An
     from strataprobe.probes.files import load_oof
 
     model, tok = gemma
-    many = sp.UniversalMultiLayerInference(model, {k: trained for k in (24, 28)}, tokenizer=tok)
+    many = sp.UniversalMultiLayerInference(model, dict.fromkeys((24, 28), trained), tokenizer=tok)
     oof = load_oof(trained)
     stacker = fit_stacker(
         np.stack([oof.logits["last", k][:, 1] for k in (24, 28)], axis=1), oof.labels == 1, oof.groups
@@ -221,8 +223,8 @@ def test_what_does_not_fit_is_refused_in_a_sentence(gemma: tuple[Any, Any], trai
 
 def test_layers_out_of_order_change_nothing(gemma: tuple[Any, Any], trained: Path) -> None:
     model, tok = gemma
-    a = sp.UniversalMultiLayerInference(model, {k: trained for k in (28, 24, 26)}, tokenizer=tok)
-    b = sp.UniversalMultiLayerInference(model, {k: trained for k in (24, 26, 28)}, tokenizer=tok)
+    a = sp.UniversalMultiLayerInference(model, dict.fromkeys((28, 24, 26), trained), tokenizer=tok)
+    b = sp.UniversalMultiLayerInference(model, dict.fromkeys((24, 26, 28), trained), tokenizer=tok)
     for method in ("mean", "vote", "stacked"):
         first, second = (of_class(m.predict_ensemble(TEXT, method=method), "positive") for m in (a, b))
         assert first == pytest.approx(second, abs=1e-6)

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+
 from builders import SENTENCES
 from demo import command_line, demo_run
 

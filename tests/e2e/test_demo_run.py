@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from demo import command_line, demo_run
 
 import strataprobe as sp
+from demo import command_line, demo_run
 
 EXCITED = "I'm so excited about this new opportunity! It feels like everything is finally coming together."
 OVERWHELMED = "I'm feeling really frustrated and overwhelmed by everything."
@@ -64,7 +64,9 @@ def test_evaluate_prints_one_document(tmp_path: Path) -> None:
 
 def test_run_again_does_nothing_again() -> None:
     run = demo_run()
-    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.out.rglob("*") if p.is_file() and p.name != "run.json"}
+    before = {
+        p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.out.rglob("*") if p.is_file() and p.name != "run.json"
+    }
     done = command_line("run", "sentiment", "--model", "demo", "--out", "outputs/demo", cwd=run.folder)
     assert done.returncode == 0, done.stderr
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before

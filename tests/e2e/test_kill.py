@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from builders import save_model
 from demo import STRATAPROBE, command_line
 
@@ -29,7 +30,9 @@ def kill_when(command: list[str], ready: Callable[[], bool]) -> None:
     )
     deadline_s = time.monotonic() + 120
     while not ready():
-        assert process.poll() is None, f"it ended before it could be killed: {process.stderr and process.stderr.read()!r}"
+        assert process.poll() is None, (
+            f"it ended before it could be killed: {process.stderr and process.stderr.read()!r}"
+        )
         assert time.monotonic() < deadline_s
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)

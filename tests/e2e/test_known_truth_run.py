@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import known_truth
 import pytest
+
+import known_truth
 from demo import command_line
 
 
@@ -15,7 +16,15 @@ def curve(folder: Path, concept_block: int | None) -> dict[str, Any]:
     """comparison.json of a run on the 34-layer decoder."""
     known_truth.write(folder, concept_block, n_layers=34, n_texts=600)
     done = command_line(
-        "run", "--data", folder / "texts.jsonl", "--model", folder / "model", "--out", folder / "run", "--readout", "last,mean"
+        "run",
+        "--data",
+        folder / "texts.jsonl",
+        "--model",
+        folder / "model",
+        "--out",
+        folder / "run",
+        "--readout",
+        "last,mean",
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "run" / "comparison.json").read_text())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from strataprobe.cli import options as o
 from strataprobe.cli.output import number, print_json, print_table
+
+if TYPE_CHECKING:
+    from strataprobe.store import Numbering
 
 
 def train(
@@ -36,11 +39,10 @@ def train(
 
     if numbering not in ("strataprobe", "brije"):
         raise OptionError(f"--numbering {numbering!r} is neither strataprobe nor brije.")
-    top = max(ActivationFolder.open(activations, numbering).layers)  # type: ignore[arg-type]
+    counted = cast("Numbering", numbering)
+    top = max(ActivationFolder.open(activations, counted).layers)
     chosen = None if layers is None else parse_layers(layers, top)
-    manifest = train_stage(
-        activations, out, probe=probe, layers=chosen, readout=readout, numbering=numbering, seed=seed
-    )
+    manifest = train_stage(activations, out, probe=probe, layers=chosen, readout=readout, numbering=counted, seed=seed)
     if json:
         print_json({"out": str(out), **manifest.model_dump(mode="json")})
         return

@@ -39,8 +39,17 @@ def collect_findings(document: dict[str, Any], facts: dict[str, Any]) -> list[Fi
     reach), ``unconverged`` (a list of layers, None where it was not recorded), ``shared_groups`` (a count).
     """
     makers: list[Callable[[dict[str, Any], dict[str, Any]], list[Finding]]] = [
-        _best_layer, _tied_layers, _can_rank, _baselines, _control, _test_size,
-        _convergence, _skipped_baselines, _confirmed, _elsewhere, _groups,
+        _best_layer,
+        _tied_layers,
+        _can_rank,
+        _baselines,
+        _control,
+        _test_size,
+        _convergence,
+        _skipped_baselines,
+        _confirmed,
+        _elsewhere,
+        _groups,
     ]
     return [finding for maker in makers for finding in maker(document, facts)]
 
@@ -52,20 +61,38 @@ def _finding(code: str, level: Level, message: str) -> Finding:
 def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     readout, best = document["primary_readout"], best_entry(document)
     if best is not None:
-        return [_finding("C001", "ok", f"Layer {best['layer']} (block index {best['block_index']}) is the best of "
-                         f"readout `{readout}`: AUC {interval_words(best, 'cv_auc')} in cross-validation and "
-                         f"{interval_words(best, 'test_auc')} on the test texts, accuracy there "
-                         f"{three(best['test_accuracy'])}.")]
+        return [
+            _finding(
+                "C001",
+                "ok",
+                f"Layer {best['layer']} (block index {best['block_index']}) is the best of "
+                f"readout `{readout}`: AUC {interval_words(best, 'cv_auc')} in cross-validation and "
+                f"{interval_words(best, 'test_auc')} on the test texts, accuracy there "
+                f"{three(best['test_accuracy'])}.",
+            )
+        ]
     known = [e for e in primary_entries(document) if e["cv_auc"] is not None]
     if not known:
-        return [_finding("C001", "error", f"No layer of readout `{readout}` has a cross-validated AUC, as no fold "
-                         "holds more than one class: add texts of every class.")]
+        return [
+            _finding(
+                "C001",
+                "error",
+                f"No layer of readout `{readout}` has a cross-validated AUC, as no fold "
+                "holds more than one class: add texts of every class.",
+            )
+        ]
     top = max(known, key=lambda e: e["cv_auc"])
     hurdle = max(0.5, top["control_val_auc"] or 0.0)
-    return [_finding("C001", "warning", f"No layer of readout `{readout}` beats its control, so there is no best "
-                     f"layer: the highest cross-validated AUC is {three(top['cv_auc'])} at layer {top['layer']}, and "
-                     f"its lower bound, made to hold for all layers at once, is {three(top['simultaneous_low'])}, not "
-                     f"above {three(hurdle)}; check the labels and the suffix, or give more texts.")]
+    return [
+        _finding(
+            "C001",
+            "warning",
+            f"No layer of readout `{readout}` beats its control, so there is no best "
+            f"layer: the highest cross-validated AUC is {three(top['cv_auc'])} at layer {top['layer']}, and "
+            f"its lower bound, made to hold for all layers at once, is {three(top['simultaneous_low'])}, not "
+            f"above {three(hurdle)}; check the labels and the suffix, or give more texts.",
+        )
+    ]
 
 
 def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -80,9 +107,15 @@ def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Findin
     n = document["n_texts"]["train"] + document["n_texts"]["val"]
     earliest = min(document["tied_layers"])
     advice = f"; the earliest of them, {earliest}, needs the fewest blocks" if earliest != best else ""
-    return [_finding("C002", "ok", f"Layers {spaced(document['tied_layers'])} cannot be told apart on these {n:,} "
-                     f"texts (all pairs compared at once): layer {best} has the highest AUC of them, but any of them "
-                     f"may be the best{advice}; more texts would tell more of them apart.")]
+    return [
+        _finding(
+            "C002",
+            "ok",
+            f"Layers {spaced(document['tied_layers'])} cannot be told apart on these {n:,} "
+            f"texts (all pairs compared at once): layer {best} has the highest AUC of them, but any of them "
+            f"may be the best{advice}; more texts would tell more of them apart.",
+        )
+    ]
 
 
 def _can_rank(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -91,8 +124,14 @@ def _can_rank(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     perfect = [e["layer"] for e in primary_entries(document) if (e["cv_auc"] or 0.0) >= _PERFECT]
     if len(perfect) < 2:
         return [_finding("C003", "ok", "The texts are hard enough to rank the layers.")]
-    return [_finding("C003", "warning", f"Layers {spaced(perfect)} are all perfect, so these texts cannot rank them: "
-                     "give harder texts, or text from elsewhere with --eval NAME=FILE.")]
+    return [
+        _finding(
+            "C003",
+            "warning",
+            f"Layers {spaced(perfect)} are all perfect, so these texts cannot rank them: "
+            "give harder texts, or text from elsewhere with --eval NAME=FILE.",
+        )
+    ]
 
 
 def _baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -114,8 +153,12 @@ def _baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     best = best_entry(document)
     assert best is not None
     return [
-        _finding("C004", "warning", f"The baseline {k} reaches AUC {three(known[k]['test_auc'])} on the test texts, "
-                 f"{_verdict(known[k], best)}: {advice[k]}.")
+        _finding(
+            "C004",
+            "warning",
+            f"The baseline {k} reaches AUC {three(known[k]['test_auc'])} on the test texts, "
+            f"{_verdict(known[k], best)}: {advice[k]}.",
+        )
         for k in equal
     ]
 
@@ -135,22 +178,39 @@ def _control(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     if not above:
         top = max(e["control_auc"] for e in known)
         return [_finding("C005", "ok", f"Probes trained on shuffled labels stay at chance (AUC {three(top)} at most).")]
-    return [_finding("C005", "warning", f"Probes trained on shuffled labels are above chance at layers {spaced(above)} "
-                     f"(AUC over {three(limit)}): look for texts that occur both in train and in test.")]
+    return [
+        _finding(
+            "C005",
+            "warning",
+            f"Probes trained on shuffled labels are above chance at layers {spaced(above)} "
+            f"(AUC over {three(limit)}): look for texts that occur both in train and in test.",
+        )
+    ]
 
 
 def _test_size(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     n, fewest = document["n_texts"]["test"], min(document["test_texts_by_class"].values(), default=0)
     if fewest == 0:
-        return [_finding("C006", "error", "The test split lacks a class, so there is no test AUC: add texts of every "
-                         "class, or change the split.")]
+        return [
+            _finding(
+                "C006",
+                "error",
+                "The test split lacks a class, so there is no test AUC: add texts of every class, or change the split.",
+            )
+        ]
     best = best_entry(document)
     width = 0.0 if best is None else best["test_auc_high"] - best["test_auc_low"]
     if fewest >= _FEW_TEXTS_A_CLASS and width <= _WIDE:
         return [_finding("C006", "ok", f"The test set is large enough: {n:,} texts, {fewest:,} of the rarest class.")]
     wide = "" if best is None else f", and the interval of the best layer's AUC is {three(width)} wide"
-    return [_finding("C006", "warning", f"The test set is small: {n:,} texts, {fewest:,} of the rarest class{wide}; "
-                     "take more texts before quoting small differences.")]
+    return [
+        _finding(
+            "C006",
+            "warning",
+            f"The test set is small: {n:,} texts, {fewest:,} of the rarest class{wide}; "
+            "take more texts before quoting small differences.",
+        )
+    ]
 
 
 def _convergence(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -158,8 +218,14 @@ def _convergence(document: dict[str, Any], facts: dict[str, Any]) -> list[Findin
     if failed is None:
         return [_finding("C007", "skipped", "Whether the probes converged was not recorded with them.")]
     if failed:
-        return [_finding("C007", "warning", f"The probes of layers {spaced(failed)} did not reach their optimum: look "
-                         "for activations of extreme size there.")]
+        return [
+            _finding(
+                "C007",
+                "warning",
+                f"The probes of layers {spaced(failed)} did not reach their optimum: look "
+                "for activations of extreme size there.",
+            )
+        ]
     return [_finding("C007", "ok", "Every probe reached its optimum.")]
 
 
@@ -176,11 +242,23 @@ def _confirmed(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     if best is None or best["test_auc"] is None:
         return [_finding("C009", "skipped", "There is no choice for the test texts to confirm.")]
     if best["test_auc_high"] < best["cv_auc_low"]:
-        return [_finding("C009", "warning", f"The test texts do not confirm layer {best['layer']}: AUC "
-                         f"{interval_words(best, 'test_auc')} there, {interval_words(best, 'cv_auc')} in "
-                         "cross-validation; the test texts are of another kind.")]
-    return [_finding("C009", "ok", f"The test texts, which played no part in choosing layer {best['layer']}, agree "
-                     f"with its cross-validation: AUC {three(best['test_auc'])} and {three(best['cv_auc'])}.")]
+        return [
+            _finding(
+                "C009",
+                "warning",
+                f"The test texts do not confirm layer {best['layer']}: AUC "
+                f"{interval_words(best, 'test_auc')} there, {interval_words(best, 'cv_auc')} in "
+                "cross-validation; the test texts are of another kind.",
+            )
+        ]
+    return [
+        _finding(
+            "C009",
+            "ok",
+            f"The test texts, which played no part in choosing layer {best['layer']}, agree "
+            f"with its cross-validation: AUC {three(best['test_auc'])} and {three(best['cv_auc'])}.",
+        )
+    ]
 
 
 def _elsewhere(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -194,13 +272,25 @@ def _elsewhere(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
             continue
         fell = best["test_auc"] is not None and best["test_auc"] - value > _FALL
         advice = "; expect this, not the test AUC, on text of that kind" if fell else ""
-        found.append(_finding("C010", "warning" if fell else "ok", f"On {name}, layer {best['layer']} reaches AUC "
-                              f"{three(value)}, {three(best['test_auc'])} on the test texts{advice}."))
+        found.append(
+            _finding(
+                "C010",
+                "warning" if fell else "ok",
+                f"On {name}, layer {best['layer']} reaches AUC "
+                f"{three(value)}, {three(best['test_auc'])} on the test texts{advice}.",
+            )
+        )
     return found
 
 
 def _groups(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     if facts["shared_groups"]:
-        return [_finding("C011", "error", f"{facts['shared_groups']:,} groups of related texts lie both in train or "
-                         "validation and in test, so the test AUC is too high: split by group.")]
+        return [
+            _finding(
+                "C011",
+                "error",
+                f"{facts['shared_groups']:,} groups of related texts lie both in train or "
+                "validation and in test, so the test AUC is too high: split by group.",
+            )
+        ]
     return [_finding("C011", "ok", "Every group of related texts lies in one split.")]

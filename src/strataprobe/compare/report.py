@@ -37,8 +37,20 @@ N_EXAMPLES = 10
 _LEVELS = ("error", "warning", "ok", "skipped")
 _MAX_AUDIT_ROWS = 60
 _LAYER_COLUMNS = (
-    "layer", "block_index", "readout", "cv_auc", "cv_auc_low", "cv_auc_high", "test_auc", "test_auc_low",
-    "test_auc_high", "test_accuracy", "test_accuracy_low", "test_accuracy_high", "control_auc", "selectivity",
+    "layer",
+    "block_index",
+    "readout",
+    "cv_auc",
+    "cv_auc_low",
+    "cv_auc_high",
+    "test_auc",
+    "test_auc_low",
+    "test_auc_high",
+    "test_accuracy",
+    "test_accuracy_low",
+    "test_accuracy_high",
+    "control_auc",
+    "selectivity",
 )
 _EVAL_DASHES = ("dot", "dashdot", "longdash", "longdashdot")
 
@@ -146,11 +158,17 @@ def plotly_figure(document: dict[str, Any]) -> dict[str, Any]:
     traces.append(_line("control: shuffled labels", layers, [e["control_auc"] for e in primary], control))
     best = best_entry(document)
     if best is not None:
-        traces.append({
-            "type": "scatter", "mode": "markers", "x": [best["layer"]], "y": [best["cv_auc"]], "name": "chosen layer",
-            "marker": {"symbol": "star", "size": 15, "color": "#F0E442", "line": {"color": "#000", "width": 1}},
-            "hovertemplate": f"chosen: layer {best['layer']}<extra></extra>",
-        })
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": [best["layer"]],
+                "y": [best["cv_auc"]],
+                "name": "chosen layer",
+                "marker": {"symbol": "star", "size": 15, "color": "#F0E442", "line": {"color": "#000", "width": 1}},
+                "hovertemplate": f"chosen: layer {best['layer']}<extra></extra>",
+            }
+        )
     low, high = y_limits(document)
     edges = [min(layers) - 0.6, max(layers) + 0.6]
     lines, labels = _baseline_lines(document, edges, low, high)
@@ -159,8 +177,12 @@ def plotly_figure(document: dict[str, Any]) -> dict[str, Any]:
         "margin": {"l": 50, "r": 170, "t": 10, "b": 45},
         "annotations": labels,
         "xaxis": {
-            "title": {"text": "layer"}, "range": edges, "dtick": -(-len(layers) // 18), "tick0": max(layers),
-            "zeroline": False, "showgrid": False,
+            "title": {"text": "layer"},
+            "range": edges,
+            "dtick": -(-len(layers) // 18),
+            "tick0": max(layers),
+            "zeroline": False,
+            "showgrid": False,
         },
         "yaxis": {"title": {"text": "AUC"}, "range": [low, high], "zeroline": False},
         "legend": {"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0},
@@ -183,10 +205,18 @@ def _baseline_lines(
         title = f"{BASELINE_TITLES.get(name, name)} {three(known[name])}"
         line = _line(title, edges, [known[name]] * 2, {"color": CONTROL_COLOUR, "width": 1})
         lines.append(line | {"showlegend": False, "meta": "baseline"})
-        labels.append({
-            "x": 1.01, "xref": "paper", "xanchor": "left", "y": place, "yanchor": "middle", "showarrow": False,
-            "text": title, "font": {"size": 12},
-        })
+        labels.append(
+            {
+                "x": 1.01,
+                "xref": "paper",
+                "xanchor": "left",
+                "y": place,
+                "yanchor": "middle",
+                "showarrow": False,
+                "text": title,
+                "font": {"size": 12},
+            }
+        )
     return lines, labels
 
 
@@ -199,23 +229,38 @@ def _readout_traces(
     band = {"showlegend": False, "legendgroup": readout}
     traces: list[dict[str, Any]] = [
         edge | band | {"y": [e["cv_auc_low"] for e in entries]},
-        edge | band | {
-            "y": [e["cv_auc_high"] for e in entries], "fill": "tonexty",
+        edge
+        | band
+        | {
+            "y": [e["cv_auc_high"] for e in entries],
+            "fill": "tonexty",
             "fillcolor": f"rgba({red},{green},{blue},0.18)",
         },
         {
-            "type": "scatter", "mode": "lines+markers", "x": layers, "y": [e["cv_auc"] for e in entries],
-            "name": f"{readout}: cross-validation", "legendgroup": readout,
+            "type": "scatter",
+            "mode": "lines+markers",
+            "x": layers,
+            "y": [e["cv_auc"] for e in entries],
+            "name": f"{readout}: cross-validation",
+            "legendgroup": readout,
             "line": {"color": colour, "width": 2.5 if primary else 1.8, "dash": "solid" if primary else "dash"},
-            "text": [_hover(e) for e in entries], "hovertemplate": "%{text}<extra></extra>",
+            "text": [_hover(e) for e in entries],
+            "hovertemplate": "%{text}<extra></extra>",
         },
     ]
     if primary:
-        traces.append({
-            "type": "scatter", "mode": "markers", "x": layers, "y": [e["test_auc"] for e in entries],
-            "name": f"{readout}: held-out test", "marker": {"symbol": "circle-open", "size": 8, "color": colour},
-            "text": [_hover(e) for e in entries], "hovertemplate": "%{text}<extra></extra>",
-        })
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "x": layers,
+                "y": [e["test_auc"] for e in entries],
+                "name": f"{readout}: held-out test",
+                "marker": {"symbol": "circle-open", "size": 8, "color": colour},
+                "text": [_hover(e) for e in entries],
+                "hovertemplate": "%{text}<extra></extra>",
+            }
+        )
     return traces
 
 
@@ -229,7 +274,12 @@ def _hover(entry: dict[str, Any]) -> str:
 def _line(name: str, x: Sequence[float], y: Sequence[float | None], line: dict[str, Any]) -> dict[str, Any]:
     shown = name.replace("<", "&lt;")
     return {
-        "type": "scatter", "mode": "lines", "x": list(x), "y": list(y), "name": shown, "line": line,
+        "type": "scatter",
+        "mode": "lines",
+        "x": list(x),
+        "y": list(y),
+        "name": shown,
+        "line": line,
         "hovertemplate": "%{y:.3f}<extra>" + shown + "</extra>",
     }
 

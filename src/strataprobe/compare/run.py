@@ -79,8 +79,10 @@ def compare(
 
 def _open(probes: Sequence[str | Path], activations: Sequence[str | Path] | None, recipe: Recipe | None) -> Sources:
     if len(probes) != 1 or len(activations or [0]) != 1:
-        raise OptionError("compare takes one probes folder and its activations in this release: give --probes once, "
-                          "and compare further sets in calls of their own.")
+        raise OptionError(
+            "compare takes one probes folder and its activations in this release: give --probes once, "
+            "and compare further sets in calls of their own."
+        )
     path = Path(probes[0])
     trained = load_probes(path)
     beside = Path(activations[0]) if activations else path.resolve().parent / "activations"
@@ -102,13 +104,17 @@ def _open(probes: Sequence[str | Path], activations: Sequence[str | Path] | None
 def check_trained_on(probes: TrainedProbes, folder: ActivationFolder, path: Path) -> None:
     """Raise StageError when ``folder`` is not what the probes were trained on."""
     if folder.class_names != probes.class_names:
-        raise StageError(f"{folder.path} has the classes {', '.join(folder.class_names)}, the probes of {path} "
-                         f"{', '.join(probes.class_names)}: give the activations these probes were trained on.")
+        raise StageError(
+            f"{folder.path} has the classes {', '.join(folder.class_names)}, the probes of {path} "
+            f"{', '.join(probes.class_names)}: give the activations these probes were trained on."
+        )
     for layer in probes.layers:
         name = folder.file(layer).name
         if probes.manifest.inputs.get(name, "") not in ("", folder.file_sha256(layer)):
-            raise StageError(f"{folder.path / name} is not what {path} was trained on (sha256 differs): give the "
-                             "activations these probes were trained on, or train again.")
+            raise StageError(
+                f"{folder.path / name} is not what {path} was trained on (sha256 differs): give the "
+                "activations these probes were trained on, or train again."
+            )
 
 
 def _digest(manifest: Manifest | None, path: Path) -> str:

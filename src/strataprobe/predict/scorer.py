@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.capture.memory import read_rows
-from strataprobe.capture.tokens import PromptForm, Tokenizer
+from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.dataset import check_text
 from strataprobe.errors import ProbeError
 from strataprobe.models import LoadedModel
@@ -40,7 +40,8 @@ class Scorer:
         checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
         if not checked:
             return [np.zeros((0, len(s))) for s in self.sets]
-        rows, first_of = [], {}
+        rows: list[TokenRow] = []
+        first_of: dict[PromptForm, int] = {}
         for form, tokenizer in self._tokenizers.items():
             first_of[form] = len(rows)
             rows += tokenizer.rows(checked)

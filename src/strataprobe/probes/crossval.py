@@ -56,8 +56,10 @@ def make_folds(
     per_class = (counts > 0).sum(axis=0)
     rarest = int(np.argmin(per_class))
     if per_class[rarest] < 2:
-        raise DataError(f"class {class_names[rarest]!r} has {int(per_class[rarest])} group(s) of related texts: "
-                        "cross-validation needs at least two, so add texts that stand on their own.")
+        raise DataError(
+            f"class {class_names[rarest]!r} has {int(per_class[rarest])} group(s) of related texts: "
+            "cross-validation needs at least two, so add texts that stand on their own."
+        )
     n = min(n_folds, int(per_class[rarest]))
     share = counts / counts.sum(axis=0)
     held, sizes = np.zeros((n, len(class_names))), np.zeros(n)
@@ -79,8 +81,10 @@ def check_folds(folds: NDArray[np.int64], labels: NDArray[np.int64], class_names
         counts = np.bincount(labels[folds != fold], minlength=len(class_names))
         for c, name in enumerate(class_names):
             if counts[c] in (0, counts.sum()):
-                raise DataError(f"class {name!r} cannot be cross-validated, too many of its texts share one group: add "
-                                "texts in groups of their own.")
+                raise DataError(
+                    f"class {name!r} cannot be cross-validated, too many of its texts share one group: add "
+                    "texts in groups of their own."
+                )
 
 
 def cross_validate(fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArray[np.int64]) -> CrossValidated:

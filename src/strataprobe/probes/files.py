@@ -22,8 +22,20 @@ from strataprobe.probes.probe import Probe, ProbeSet
 from strataprobe.probes.pth import load_probe_folder, load_pth, pth_bytes, pth_name, save_pth
 
 __all__ = [
-    "Oof", "TrainedProbes", "load_oof", "load_probe_folder", "load_probes", "load_pth", "pack", "pth_bytes", "pth_name",
-    "save_pth", "tensor_name", "unpack", "write_oof", "write_probes",
+    "Oof",
+    "TrainedProbes",
+    "load_oof",
+    "load_probe_folder",
+    "load_probes",
+    "load_pth",
+    "pack",
+    "pth_bytes",
+    "pth_name",
+    "save_pth",
+    "tensor_name",
+    "unpack",
+    "write_oof",
+    "write_probes",
 ]
 
 PROBES_NAME = "probes.safetensors"
@@ -53,8 +65,10 @@ def unpack(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             header = json.loads((file.metadata() or {})[_METADATA_KEY])
             return dict(_tensors(file)), header
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ProbeError(f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; run "
-                         "'strataprobe train' again.") from error
+        raise ProbeError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged or cut short; run "
+            "'strataprobe train' again."
+        ) from error
 
 
 def _tensors(file: Any) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -144,8 +158,10 @@ def load_probes(folder: str | Path) -> TrainedProbes:
 def _check_recorded(path: Path, manifest: Manifest) -> None:
     recorded = manifest.files.get(path.name)
     if recorded is not None and recorded.sha256 != sha256_file(path):
-        raise ProbeError(f"{path} is not the file its manifest records (sha256 differs): it was changed or damaged; "
-                         "run 'strataprobe train' again.")
+        raise ProbeError(
+            f"{path} is not the file its manifest records (sha256 differs): it was changed or damaged; "
+            "run 'strataprobe train' again."
+        )
 
 
 def _probe_set(
@@ -153,26 +169,28 @@ def _probe_set(
 ) -> ProbeSet:
     weight, bias, threshold, calibration = (tensors[tensor_name(readout, layer, part)] for part in _PARTS)
     names: Sequence[str] = header["class_names"]
-    return ProbeSet([
-        Probe(
-            weight=weight[c],
-            bias=float(bias[c]),
-            action=name,
-            layer=layer,
-            block_index=int(header["block_index"][str(layer)]),
-            readout=readout,
-            prefix=info["prefix"],
-            suffix=info["suffix"],
-            template=info["template"],
-            model=info["model_name"],
-            model_revision=info["model_revision"],
-            threshold=float(threshold[c]),
-            calibration=Calibration(float(calibration[c, 0]), float(calibration[c, 1])),
-            kind=header["kind"],
-            extra=header["extra"][tensor_name(readout, layer)][name],
-        )
-        for c, name in enumerate(names)
-    ])
+    return ProbeSet(
+        [
+            Probe(
+                weight=weight[c],
+                bias=float(bias[c]),
+                action=name,
+                layer=layer,
+                block_index=int(header["block_index"][str(layer)]),
+                readout=readout,
+                prefix=info["prefix"],
+                suffix=info["suffix"],
+                template=info["template"],
+                model=info["model_name"],
+                model_revision=info["model_revision"],
+                threshold=float(threshold[c]),
+                calibration=Calibration(float(calibration[c, 0]), float(calibration[c, 1])),
+                kind=header["kind"],
+                extra=header["extra"][tensor_name(readout, layer)][name],
+            )
+            for c, name in enumerate(names)
+        ]
+    )
 
 
 def write_oof(folder: Path, oof: Oof) -> None:

@@ -92,8 +92,9 @@ def fit(
         for layer in layers:
             X = acts.layer(layer)[kept]
             if not np.isfinite(X).all():
-                raise DataError(f"the activations of layer {layer} hold values that are not finite: capture "
-                                "them again.")
+                raise DataError(
+                    f"the activations of layer {layer} hold values that are not finite: capture them again."
+                )
             Y = class_columns(codes, len(names))
             crossed = cross_validate(fitter, X, Y, folds)
             final = fitter.refit(X, Y, crossed.option_auc)
@@ -105,9 +106,7 @@ def fit(
     return FittedProbes(sets, cv_auc)
 
 
-def _coded(
-    labels: Sequence[str | int | None], n_texts: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+def _coded(labels: Sequence[str | int | None], n_texts: int) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
     """Positions of labelled rows, their label indices, and the sorted class names. Raises DataError as ``fit`` does."""
     if len(labels) != n_texts:
         raise DataError(f"{len(labels)} labels for {n_texts} texts: give one for each, None where a text has none.")

@@ -82,52 +82,59 @@ class LayerResult:
 
     def probe_set(self, class_names: Sequence[str], layer: int, readout: str, info: dict[str, Any]) -> ProbeSet:
         """The probes with everything needed to use them."""
-        return ProbeSet([
-            Probe(
-                weight=self.weight[c],
-                bias=float(self.bias[c]),
-                action=name,
-                layer=layer,
-                block_index=layer - 1,
-                readout=readout,
-                prefix=info["prefix"],
-                suffix=info["suffix"],
-                template=info["template"],
-                model=info["model_name"],
-                model_revision=info["model_revision"],
-                threshold=float(self.threshold[c]),
-                calibration=Calibration(*self.calibration[c].tolist()),
-                extra=self.report["classes"][c] | {"recipe": info["recipe_name"], "class_names": list(class_names)},
-            )
-            for c, name in enumerate(class_names)
-        ])
+        return ProbeSet(
+            [
+                Probe(
+                    weight=self.weight[c],
+                    bias=float(self.bias[c]),
+                    action=name,
+                    layer=layer,
+                    block_index=layer - 1,
+                    readout=readout,
+                    prefix=info["prefix"],
+                    suffix=info["suffix"],
+                    template=info["template"],
+                    model=info["model_name"],
+                    model_revision=info["model_revision"],
+                    threshold=float(self.threshold[c]),
+                    calibration=Calibration(*self.calibration[c].tolist()),
+                    extra=self.report["classes"][c] | {"recipe": info["recipe_name"], "class_names": list(class_names)},
+                )
+                for c, name in enumerate(class_names)
+            ]
+        )
 
 
-def read_splits(
-    folder: ActivationFolder, layer: int, readout: str, class_names: Sequence[str]
-) -> dict[str, LayerRows]:
+def read_splits(folder: ActivationFolder, layer: int, readout: str, class_names: Sequence[str]) -> dict[str, LayerRows]:
     """Labelled rows of the three splits. Raises DataError when one lacks a class or has values that are not finite."""
     splits = {}
     for split in SPLITS:
         rows = folder.read(layer, split, readout)
         where = f"{folder.file(layer)}, split {split!r}"
         if not np.isfinite(rows.activations).all():
-            raise DataError(f"{where}, readout {readout!r} holds values that are not finite: capture layer "
-                            f"{layer} again.")
+            raise DataError(
+                f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again."
+            )
         if rows.labels.max(initial=-1) >= len(class_names):
             raise DataError(f"{where} has label {rows.labels.max()}, but there are {len(class_names)} class names.")
         present = set(rows.labels.tolist())
         missing = [name for c, name in enumerate(class_names) if c not in present]
         if missing:
-            raise DataError(f"{where} has no text of class {missing[0]!r}: every split needs every class, so add "
-                            "labelled texts or drop the class.")
+            raise DataError(
+                f"{where} has no text of class {missing[0]!r}: every split needs every class, so add "
+                "labelled texts or drop the class."
+            )
         kept = np.flatnonzero(rows.labels >= 0)
-        splits[split] = rows if len(kept) == len(rows.labels) else LayerRows(
-            rows.activations[kept],
-            rows.labels[kept],
-            [rows.ids[i] for i in kept],
-            [rows.groups[i] for i in kept],
-            None if rows.targets is None else rows.targets[kept],
+        splits[split] = (
+            rows
+            if len(kept) == len(rows.labels)
+            else LayerRows(
+                rows.activations[kept],
+                rows.labels[kept],
+                [rows.ids[i] for i in kept],
+                [rows.groups[i] for i in kept],
+                None if rows.targets is None else rows.targets[kept],
+            )
         )
     return splits
 
@@ -155,8 +162,10 @@ def fit_layer(splits: dict[str, LayerRows], rows: Rows, n_classes: int, fitter: 
     started_s = time.monotonic()
     train, val, test = (splits[name] for name in SPLITS)
     fit = fitter.fit(
-        train.activations, class_columns(train.labels, n_classes),
-        val.activations, class_columns(val.labels, n_classes),
+        train.activations,
+        class_columns(train.labels, n_classes),
+        val.activations,
+        class_columns(val.labels, n_classes),
     )
     both = np.concatenate([train.activations, val.activations])
     crossed = cross_validate(fitter, both, class_columns(rows.labels, n_classes), rows.folds)

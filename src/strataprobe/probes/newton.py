@@ -25,9 +25,7 @@ class NewtonBatch:
     ``omega`` (M, N) the weight of each row in each problem, ``C`` (M,).
     """
 
-    def __init__(
-        self, rows: Tensor, rows32: Tensor, squares32: Tensor, Y: Tensor, omega: Tensor, C: Tensor
-    ) -> None:
+    def __init__(self, rows: Tensor, rows32: Tensor, squares32: Tensor, Y: Tensor, omega: Tensor, C: Tensor) -> None:
         self.rows, self.rows32, self.squares32 = rows, rows32, squares32
         self.Y, self.weighted = Y, omega * C[:, None]
         share = (omega * Y).sum(1) / omega.sum(1)
@@ -68,9 +66,7 @@ class NewtonBatch:
         self.converged[live] = solved & (-slope0 <= _DECREMENT_SHARE * self.f[live])
         return moved
 
-    def _line_search(
-        self, live: Tensor, step_w: Tensor, step_b: Tensor, step_eta: Tensor, slope0: Tensor
-    ) -> Tensor:
+    def _line_search(self, live: Tensor, step_w: Tensor, step_b: Tensor, step_eta: Tensor, slope0: Tensor) -> Tensor:
         """Halve each step until it lowers its objective enough, and take it; False where none does."""
         f0, w0, eta0 = self.f[live], self.w[live], self.eta[live]
         length = torch.ones_like(f0)
@@ -89,9 +85,7 @@ class NewtonBatch:
         self.f[live] = torch.where(good, value, f0)
         return length > 0
 
-    def _direction(
-        self, grad_w: Tensor, grad_b: Tensor, curvature: Tensor, f: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _direction(self, grad_w: Tensor, grad_b: Tensor, curvature: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The Newton direction by preconditioned conjugate gradients, and whether each residual got small."""
         curvature32 = curvature.float()
         residual = -torch.cat([grad_w, grad_b[:, None]], dim=1)

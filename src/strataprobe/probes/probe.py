@@ -25,8 +25,10 @@ def raw_activations(X: Any, width: int) -> Float64:
     array = X.detach().float().cpu().numpy() if hasattr(X, "detach") else X
     rows = np.atleast_2d(np.asarray(array, dtype=np.float64))
     if rows.ndim != 2 or rows.shape[1] != width:
-        raise ProbeError(f"activations of shape {tuple(rows.shape)} do not fit a probe of width {width}: it was "
-                         "trained on another model.")
+        raise ProbeError(
+            f"activations of shape {tuple(rows.shape)} do not fit a probe of width {width}: it was "
+            "trained on another model."
+        )
     return rows
 
 
@@ -112,8 +114,9 @@ class ProbeSet(Mapping[str, Probe]):
             values = {getattr(p, name) for p in ordered}
             if len(values) > 1:
                 listed = " and ".join(repr(v) for v in sorted(values)[:2])
-                raise ProbeError(f"probes that are used together must have one {name.replace('_', ' ')}; these have "
-                                 f"{listed}.")
+                raise ProbeError(
+                    f"probes that are used together must have one {name.replace('_', ' ')}; these have {listed}."
+                )
         names = [p.action for p in ordered]
         doubled = sorted({n for n in names if names.count(n) > 1})
         if doubled:

@@ -26,8 +26,18 @@ SENTIMENT_SUFFIX = "\n\nThe sentiment of this section is"
 _REGRESSION_CLASS = "SentimentRegressionProbe"
 _NUMBER = re.compile(r"layer_(\d+)(?:_|$)")
 _OWN_KEYS = (
-    "action", "layer", "block_index", "readout", "prefix", "suffix", "template", "model", "model_revision", "threshold",
-    "calibration", "kind",
+    "action",
+    "layer",
+    "block_index",
+    "readout",
+    "prefix",
+    "suffix",
+    "template",
+    "model",
+    "model_revision",
+    "threshold",
+    "calibration",
+    "kind",
 )
 
 
@@ -96,8 +106,10 @@ def _opened(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ProbeError(f"{path} cannot be read as a probe ({type(error).__name__}): it is damaged, cut short, or "
-                         "holds more than weights; train or copy it again.") from error
+        raise ProbeError(
+            f"{path} cannot be read as a probe ({type(error).__name__}): it is damaged, cut short, or "
+            "holds more than weights; train or copy it again."
+        ) from error
     if not isinstance(content, dict):
         raise ProbeError(f"{path} holds no probe: a dictionary with 'model_state_dict' was expected.")
     return content
@@ -111,8 +123,10 @@ def _linear(content: dict[str, Any], path: Path) -> tuple[np.ndarray, float]:
         raise ProbeError(f"{path} holds no linear probe: 'linear.weight' and 'linear.bias' were expected.")
     weight, bias = (t.to(torch.float32).numpy() for t in tensors)
     if weight.ndim != 2 or weight.shape[0] != 1 or bias.shape != (1,):
-        raise ProbeError(f"{path} has a weight of shape {weight.shape} and a bias of shape {bias.shape}: (1, D) and "
-                         "(1,) were expected.")
+        raise ProbeError(
+            f"{path} has a weight of shape {weight.shape} and a bias of shape {bias.shape}: (1, D) and "
+            "(1,) were expected."
+        )
     if not np.isfinite(weight).all() or not np.isfinite(bias).all():
         raise ProbeError(f"{path} holds values that are not finite: train or copy it again.")
     return weight[0].copy(), float(bias[0])
@@ -144,8 +158,10 @@ def _ours(
         raise ProbeError(f"{path} has incomplete metadata ({error}): train or copy the probe again.") from error
     asked = layer if layer is None or numbering != "brije" else layer + 1
     if asked is not None and asked != probe.layer:
-        raise ProbeError(f"{path} is a probe of layer {probe.layer} (block index {probe.block_index}), not of layer "
-                         f"{asked}: give the folder of that layer.")
+        raise ProbeError(
+            f"{path} is a probe of layer {probe.layer} (block index {probe.block_index}), not of layer "
+            f"{asked}: give the folder of that layer."
+        )
     return probe
 
 
@@ -161,15 +177,17 @@ def _brijes(
     named = _NUMBER.search(path.stem) or _NUMBER.fullmatch(path.resolve().parent.name)
     ours = numbering == "strataprobe"
     if layer is None and named is None:
-        raise ProbeError(f"{path} does not say which layer it reads: give layer=, its number in the numbering it was "
-                         "trained with.")
+        raise ProbeError(
+            f"{path} does not say which layer it reads: give layer=, its number in the numbering it was trained with."
+        )
     block_index = (int(named[1]) if named else 0) if layer is None else layer
     block_index -= ours
     if block_index < 0:
         raise ProbeError(f"{path}: layer {block_index + 1} is no block's output; layers count from 1.")
     if named and layer is not None and int(named[1]) not in (layer, block_index):
-        raise ProbeError(f"{path} is of their layer {named[1]} by its name, not of layer {layer}: give the folder of "
-                         "that layer.")
+        raise ProbeError(
+            f"{path} is of their layer {named[1]} by its name, not of layer {layer}: give the folder of that layer."
+        )
     plain = {k: v for k, v in metadata.items() if isinstance(v, (str, int, float)) and k != "action"}
     regression = model_class == _REGRESSION_CLASS
     return Probe(
@@ -204,6 +222,8 @@ def load_probe_folder(path: str | Path, layer: int | None = None, numbering: str
         raise ProbeError(f"{path} holds no .pth probes{which}: give a folder such as probes/layer_26.")
     probes = ProbeSet([load_pth(file, layer=layer, numbering=numbering) for file in files])
     if probes.first.extra.get("origin") == "brije":
-        note(f"{path}: brije's probes; their layer {probes.block_index} is block index {probes.block_index}, layer "
-             f"{probes.layer} here, read at the last token of text + {probes.first.suffix!r}.")
+        note(
+            f"{path}: brije's probes; their layer {probes.block_index} is block index {probes.block_index}, layer "
+            f"{probes.layer} here, read at the last token of text + {probes.first.suffix!r}."
+        )
     return probes

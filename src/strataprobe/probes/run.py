@@ -63,8 +63,13 @@ def train(
     if len(folder.class_names) < 2:
         raise DataError(f"{folder.path} has {len(folder.class_names)} class(es): a probe tells at least two apart.")
     config = {
-        "probe": probe, "layers": chosen, "readouts": readouts, "numbering": numbering, "seed": seed,
-        "n_folds": N_FOLDS, "options": fitter.options,
+        "probe": probe,
+        "layers": chosen,
+        "readouts": readouts,
+        "numbering": numbering,
+        "seed": seed,
+        "n_folds": N_FOLDS,
+        "options": fitter.options,
     }
     inputs = {folder.file(layer).name: folder.file_sha256(layer) for layer in chosen}
     stage = StageFolder(Path(out), "train", {**config, **inputs})
@@ -100,8 +105,9 @@ def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> li
         return there
     missing = sorted(set(layers) - set(there))
     if missing or not layers:
-        raise OptionError(f"layer {missing[0] if missing else 'list'} cannot be trained on: {folder.path} has layers "
-                          f"{span(there)}.")
+        raise OptionError(
+            f"layer {missing[0] if missing else 'list'} cannot be trained on: {folder.path} has layers {span(there)}."
+        )
     return sorted(set(layers))
 
 
@@ -121,8 +127,10 @@ def _check_inputs(stage: StageFolder, inputs: dict[str, str]) -> None:
     for where, theirs in known.items():
         changed = sorted(name for name in inputs if theirs.get(name, inputs[name]) != inputs[name])
         if changed:
-            raise StageError(f"{where} was trained on other activations ({changed[0]} differs): choose another "
-                             "--out, or delete that folder.")
+            raise StageError(
+                f"{where} was trained on other activations ({changed[0]} differs): choose another "
+                "--out, or delete that folder."
+            )
 
 
 def _to_be_extended(stage: StageFolder) -> bool:
@@ -215,8 +223,12 @@ def aggregate_metrics(class_names: Sequence[str], thresholds: Any, result: Layer
     means = {
         key: float(np.mean([m[of] for m in per_action]))
         for key, of in (
-            ("average_auc_roc", "auc_roc"), ("average_f1", "f1"), ("average_accuracy", "accuracy"),
-            ("average_precision", "precision"), ("average_recall", "recall"), ("average_auc_pr", "auc_pr"),
+            ("average_auc_roc", "auc_roc"),
+            ("average_f1", "f1"),
+            ("average_accuracy", "accuracy"),
+            ("average_precision", "precision"),
+            ("average_recall", "recall"),
+            ("average_auc_pr", "auc_pr"),
         )
     }
     return {

@@ -125,9 +125,7 @@ class LogisticProblem:
         each = torch.tensor(values, dtype=torch.float64, device=Y64.device)
         return self._solve(Y64, weights, each, values, (1, len(values)))
 
-    def _solve(
-        self, Y: Tensor, weights: Any, C: Tensor, Cs: tuple[float, ...], shape: tuple[int, int]
-    ) -> LogisticPath:
+    def _solve(self, Y: Tensor, weights: Any, C: Tensor, Cs: tuple[float, ...], shape: tuple[int, int]) -> LogisticPath:
         if Y.shape[0] != self._rows.shape[0]:
             raise DataError(f"{Y.shape[0]} labels for {self._rows.shape[0]} rows of activations: give one for each.")
         if not bool((C > 0).all()) or not bool(torch.isfinite(C).all()):
