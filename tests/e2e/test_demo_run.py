@@ -28,7 +28,7 @@ def test_the_run_stays_within_its_memory() -> None:
     assert demo_run().peak_memory_bytes < 3 * 2**30
 
 
-@pytest.mark.parametrize("how", [(), ("--ensemble", "2,3,4"), ("--ensemble", "2,3,4", "--method", "stacked")])
+@pytest.mark.parametrize("how", [(), ("--ensemble", "3,4,5")])
 def test_two_plain_sentences_are_read_rightly_by_the_best_layer_and_by_an_ensemble(how: tuple[str, ...]) -> None:
     out = demo_run().out
     done = command_line("predict", EXCITED, OVERWHELMED, "--probes", out / "probes", "--model", "demo", "--json", *how)

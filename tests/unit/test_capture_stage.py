@@ -20,7 +20,7 @@ from stage_runs import (
     stage,
 )
 from strataprobe.capture.run import capture_stage
-from strataprobe.errors import DataError, ModelError, OptionError, StageError
+from strataprobe.errors import DataError, ModelError, NonFiniteError, OptionError, StageError
 from strataprobe.models import load_model
 from strataprobe.store import ActivationFolder
 
@@ -127,6 +127,42 @@ def test_a_value_that_is_not_finite_stops_the_capture_and_writes_no_row_of_its_b
     assert len(shards_of(out)) == 3
     stage(texts, model, out)
     assert data_files(out) == whole
+
+
+def test_after_a_value_that_is_not_finite_another_dtype_may_begin_anew(
+    texts: Path, llama_folder: Path, tmp_path: Path, whole: dict[str, bytes]
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    handle = model.blocks[1].register_forward_hook(lambda _m, _a, out: torch.full_like(out, float("nan")))
+    try:
+        with pytest.raises(NonFiniteError, match="--dtype float32"):
+            stage(texts, model, out, readouts=["mean"])
+    finally:
+        handle.remove()
+    stage(texts, model, out)
+    assert data_files(out) == whole
+
+
+def test_an_interrupted_capture_is_not_thrown_away_for_other_options(
+    texts: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    out, model, n_passes = tmp_path / "activations", load_model(llama_folder), []
+
+    def stop(_module: Any, _args: Any, output: Any) -> Any:
+        n_passes.append(1)
+        if len(n_passes) > 2:
+            raise KeyboardInterrupt
+        return output
+
+    handle = model.blocks[0].register_forward_hook(stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stage(texts, model, out)
+    finally:
+        handle.remove()
+    with pytest.raises(StageError, match="unfinished"):
+        stage(texts, model, out, readouts=["mean"])
+    assert len(shards_of(out)) == 2
 
 
 def test_class_word_logits_that_are_not_finite_are_an_error(texts: Path, tmp_path: Path) -> None:

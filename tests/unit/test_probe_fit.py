@@ -12,7 +12,7 @@ from strataprobe.errors import DataError, OptionError, ProbeError
 from strataprobe.metrics import auc
 from strataprobe.probes.crossval import class_columns, cross_validate, make_folds
 from strataprobe.probes.families import get_family
-from strataprobe.probes.families.logistic import C_GRID, choose_option
+from strataprobe.probes.families.logistic import C_GRID, Logistic, choose_option
 from strataprobe.probes.files import load_pth
 from strataprobe.probes.fit import fit
 from strataprobe.store import Activations
@@ -154,10 +154,31 @@ def test_with_two_folds_the_middle_of_the_grid_is_taken() -> None:
     crossed = cross_validate(
         get_family("logistic"), np.random.default_rng(0).normal(size=(22, 5)), class_columns(labels, 2), folds
     )
-    assert np.isnan(crossed.option_auc).all()
-    assert choose_option(crossed.option_auc).tolist() == [len(C_GRID) // 2]
+    assert np.isnan(crossed.option_merit).all()
+    assert choose_option(crossed.option_merit).tolist() == [len(C_GRID) // 2]
 
 
 def test_of_equally_good_values_of_c_the_smallest_is_taken() -> None:
     table = np.array([[0.70, 0.5], [0.8995, np.nan], [0.90, 0.6], [0.85, 0.7]])
     assert choose_option(table).tolist() == [1, 3]
+
+
+def test_among_penalties_that_cannot_be_told_apart_the_strongest_is_taken() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 20))
+    y = (X[:, :1] + 1.5 * rng.normal(size=(600, 1)) > 0).astype(float)
+    fit = Logistic((1e-6, 1e-3, 1e-1, 10.0)).fit(X[:400], y[:400], X[400:], y[400:])
+    merits = fit.option_merit[:, 0]
+    assert merits.max() <= 1
+    chosen = [1e-6, 1e-3, 1e-1, 10.0].index(fit.settings[0]["C"])
+    assert merits[chosen] >= merits.max() - 1e-3
+    assert (merits[:chosen] < merits.max() - 1e-3).all()
+
+
+def test_a_penalty_that_is_clearly_too_strong_is_not_taken() -> None:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(2000, 8))
+    X[:, 1] = X[:, 0] + 0.05 * rng.normal(size=2000)
+    y = (X[:, :1] - X[:, 1:2] > 0).astype(float)
+    fit = Logistic((1e-6, 1e3)).fit(X[:1000], y[:1000], X[1000:], y[1000:])
+    assert fit.settings[0]["C"] == 1e3

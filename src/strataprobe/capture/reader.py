@@ -15,7 +15,7 @@ from strataprobe.capture.batches import padded
 from strataprobe.capture.hooks import run_layers
 from strataprobe.capture.positions import Positions
 from strataprobe.capture.tokens import TokenRow
-from strataprobe.errors import ModelError
+from strataprobe.errors import NonFiniteError
 from strataprobe.models import LoadedModel
 
 Vectors = dict[tuple[str, int], NDArray[np.float32]]
@@ -51,7 +51,7 @@ class Reader:
         return bool(self._class_token_ids) and whole
 
     def read(self, rows: Sequence[TokenRow], names: Sequence[str]) -> BatchResult:
-        """One forward pass over B rows. Raises ModelError naming layer and text where a value is not finite."""
+        """One forward pass over B rows. Raises NonFiniteError naming layer and text where a value is not finite."""
         model = self.model
         ids, mask = padded(rows, self._pad_id, model.device)
         positions = Positions(rows, model.device)
@@ -92,7 +92,7 @@ class Reader:
         for (readout, layer), array in vectors.items():
             bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
             if len(bad):
-                raise ModelError(
+                raise NonFiniteError(
                     f"layer {layer} ({readout}) of {self.model.identity.name} is not finite for text "
                     f"{names[int(bad[0])]!r} in {self.model.dtype}: use --dtype float32."
                 )

@@ -21,13 +21,14 @@ from strataprobe.capture.reader import Reader, evaluation_mode
 from strataprobe.capture.shards import ShardFolder
 from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.dataset import Dataset, read_dataset
-from strataprobe.errors import DataError, OptionError, StageError
+from strataprobe.errors import DataError, NonFiniteError, OptionError, StageError
 from strataprobe.manifest import Manifest, StageFolder, library_versions, record_files, write_atomic, write_manifest
 from strataprobe.models import LoadedModel, load_model, say_choices
 from strataprobe.progress import Progress, note
 from strataprobe.store import TEXTS_NAME, parse_layers, span
 
 MAIN = "main"
+_NOT_FINITE = "not_finite"
 
 
 @dataclass
@@ -192,13 +193,12 @@ class _Job:
         self.details: dict[str, Any] = {"captured": {}}
 
     def run(self, started_s: float) -> Manifest:
-        if not self.folder.begin():
-            shutil.rmtree(self.shards, ignore_errors=True)
+        self._tokenize()
+        self._begin()
         budget = choose_batch_tokens(self.batch_tokens, self.model)
         if self.batch_tokens == "auto":
             why = "fixed on CPU" if self.model.device.type == "cpu" else "from the free memory"
             note(f"batch-tokens: {budget:,} (auto: {why})")
-        self._tokenize()
         shards = {c.name: ShardFolder.open(self.shards / c.name, self._plan(c, budget)) for c in self.corpora}
         self._read(shards)
         work = self.folder.work
@@ -210,6 +210,19 @@ class _Job:
         texts = merged_texts(self.out if self.existing else None, self.corpora, shards)
         write_atomic(work / TEXTS_NAME, texts)
         return self._commit(started_s)
+
+    def _begin(self) -> None:
+        """Take up an interrupted attempt at this very capture.
+
+        An attempt with other options is discarded when it has read nothing yet, or ended in values that are not finite.
+        """
+        work, spoiled = self.folder.work, self.folder.work / _NOT_FINITE
+        nothing_read = not any(self.shards.rglob("*.safetensors"))
+        if nothing_read or (spoiled.is_file() and self.folder.pending_key() != self.folder.key):
+            shutil.rmtree(work, ignore_errors=True)
+        if not self.folder.begin():
+            shutil.rmtree(self.shards, ignore_errors=True)
+        spoiled.unlink(missing_ok=True)
 
     def _tokenize(self) -> None:
         for corpus in self.corpora:
@@ -248,7 +261,12 @@ class _Job:
                 folder, ids = shards[corpus.name], [t.id for t in corpus.dataset.rows]
                 for batch in todo[corpus.name]:
                     picked = folder.plan[batch]
-                    folder.write(batch, reader.read([corpus.rows[i] for i in picked], [ids[i] for i in picked]))
+                    try:
+                        result = reader.read([corpus.rows[i] for i in picked], [ids[i] for i in picked])
+                    except NonFiniteError:
+                        (self.folder.work / _NOT_FINITE).touch()
+                        raise
+                    folder.write(batch, result)
                     bar.advance(len(picked))
 
     def _attrs(self) -> dict[str, Any]:

@@ -20,12 +20,12 @@ N_FOLDS = 5
 class CrossValidated:
     """What cross-validation gives.
 
-    ``logits`` (N, K) float64: each row's log-odds from the probe fitted without its fold. ``option_auc``
-    (n_options, K): the mean over folds of the AUC with which the options were chosen.
+    ``logits`` (N, K) float64: each row's log-odds from the probe fitted without its fold. ``option_merit``
+    (n_options, K): the mean over folds of the merit with which the options were chosen.
     """
 
     logits: NDArray[np.float64]
-    option_auc: NDArray[np.float64]
+    option_merit: NDArray[np.float64]
 
 
 def class_columns(labels: Any, n_classes: int) -> NDArray[np.float64]:
@@ -98,7 +98,7 @@ def cross_validate(fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArra
     X = np.asarray(X)
     n = int(folds.max()) + 1
     logits = np.empty(Y.shape, dtype=np.float64)
-    option_auc = []
+    option_merit = []
     for fold in range(n):
         rest = folds != fold
         held_out = folds[rest] == (fold + 1) % n if n > 2 else np.zeros(int(rest.sum()), dtype=bool)
@@ -107,8 +107,8 @@ def cross_validate(fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArra
         for k in range(Y.shape[1]):
             slope, intercept = fit_platt(Y[rest][held_out, k], fit.held_out_logits[:, k]).calibration
             logits[~rest, k] = slope * raw[:, k] + intercept
-        option_auc.append(fit.option_auc)
-    stacked = np.stack(option_auc)
+        option_merit.append(fit.option_merit)
+    stacked = np.stack(option_merit)
     known = ~np.isnan(stacked)
     total = np.where(known, stacked, 0.0).sum(axis=0)
     mean = np.divide(total, known.sum(axis=0), out=np.full_like(total, np.nan), where=known.any(axis=0))
@@ -116,9 +116,9 @@ def cross_validate(fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArra
 
 
 def out_of_fold_logits(
-    fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArray[np.int64], option_auc: NDArray[np.float64]
+    fitter: Fitter, X: Any, Y: NDArray[np.float64], folds: NDArray[np.int64], option_merit: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Logits (N, K) of each row from the fit without its fold, every fold with the options ``option_auc`` speaks for.
+    """Logits (N, K) of each row from the fit without its fold, every fold with the options ``option_merit`` speaks for.
 
     Their size is that of the probe fitted on all rows with those options, so they can calibrate it; to measure a probe
     take ``cross_validate``, where no row helps to choose its own option.
@@ -127,5 +127,5 @@ def out_of_fold_logits(
     logits = np.empty(Y.shape, dtype=np.float64)
     for fold in np.unique(folds):
         rest = folds != fold
-        logits[~rest] = fitter.refit(X[rest], Y[rest], option_auc).logits(X[~rest])
+        logits[~rest] = fitter.refit(X[rest], Y[rest], option_merit).logits(X[~rest])
     return logits

@@ -97,8 +97,8 @@ def fit(
                 )
             Y = class_columns(codes, len(names))
             crossed = cross_validate(fitter, X, Y, folds)
-            final = fitter.refit(X, Y, crossed.option_auc)
-            left_out = out_of_fold_logits(fitter, X, Y, folds, crossed.option_auc)
+            final = fitter.refit(X, Y, crossed.option_merit)
+            left_out = out_of_fold_logits(fitter, X, Y, folds, crossed.option_merit)
             result = calibrated(final, left_out, codes, crossed, rows, len(names))
             sets[layer] = result.probe_set(names, layer, acts.readout, info)
             cv_auc[layer] = result.report["cv_auc"]

@@ -20,18 +20,18 @@ _FAMILIES = {"logistic": ("strataprobe.probes.families.logistic", "Logistic")}
 
 @dataclass(frozen=True, eq=False)
 class LinearFit:
-    """K linear probes on raw activations: ``weight`` (K, D) float32, ``bias`` (K,) float64, rounded to
-    float32.
+    """K linear probes on raw activations: ``weight`` (K, D) float32, ``bias`` (K,) float64, rounded to float32.
 
     ``settings`` holds, for each column, what was chosen and how the fit ended (for logistic ``C`` and ``converged``);
-    ``option_auc`` (n_options, K) is the held-out AUC of every option that was tried, nan where it cannot be told;
-    ``held_out_logits`` (n_held_out, K) are those of the held-out rows, from the fit that chose without them.
+    ``option_merit`` (n_options, K) says how well every option that was tried did on held-out rows, the higher the better
+    and ties to the first, nan where it cannot be told; ``held_out_logits`` (n_held_out, K) are those of the held-out
+    rows, from the fit that chose without them.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float64]
     settings: list[dict[str, Any]]
-    option_auc: NDArray[np.float64]
+    option_merit: NDArray[np.float64]
     held_out_logits: NDArray[np.float64]
 
     def logits(self, X: Any) -> NDArray[np.float64]:
@@ -56,8 +56,8 @@ class Fitter(Protocol):
         """Choose each column's option with the rows ``held_out`` (n,) bool set aside, then fit it on all rows."""
         ...
 
-    def refit(self, X: Any, Y: Any, option_auc: Any) -> LinearFit:
-        """Fit all rows with the options that ``option_auc`` (n_options, K) speaks for."""
+    def refit(self, X: Any, Y: Any, option_merit: Any) -> LinearFit:
+        """Fit all rows with the options that ``option_merit`` (n_options, K) speaks for."""
         ...
 
 

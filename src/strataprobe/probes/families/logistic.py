@@ -1,4 +1,9 @@
-"""The L2 logistic family: standardised features, ten values of C, one chosen for each class by held-out AUC."""
+"""The L2 logistic family: standardised features, ten values of C, one chosen for each class by held-out AUC.
+
+Chosen is the strongest penalty whose held-out AUC lies within one standard error of the best one's (the one-standard-error
+rule of Breiman et al., Classification and Regression Trees, 1984, with the error of the paired difference). On few held-out
+texts the best C is largely luck, and a stronger penalty carries over better to text of another kind.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +18,8 @@ from strataprobe.probes.families import LinearFit
 from strataprobe.probes.solver import LogisticPath, LogisticProblem
 
 C_GRID: tuple[float, ...] = tuple(float(f"{c:.12g}") for c in np.logspace(-5, 1, 10))
-# AUCs this close to the best count as equal; the smallest C among them, the simplest probe, is taken.
-AUC_TIE = 1e-3
+# Merits this close to the best count as equal; the smallest C among them, the simplest probe, is taken.
+MERIT_TIE = 1e-3
 
 
 class Logistic:
@@ -30,9 +35,9 @@ class Logistic:
         """Fit the path on (X, Y), choose C for each column on (X_val, Y_val), keep the fit on (X, Y) alone."""
         path = LogisticProblem(X).solve(Y, self.Cs)
         logits = path.logits(X_val)
-        option_auc = _auc_of_options(logits, np.asarray(Y_val))
-        chosen = choose_option(option_auc)
-        return _pick(path, chosen, [self.Cs[i] for i in chosen], option_auc, _of_chosen(logits, chosen))
+        option_merit = _merit_of_options(logits, np.asarray(Y_val))
+        chosen = choose_option(option_merit)
+        return _pick(path, chosen, [self.Cs[i] for i in chosen], option_merit, _of_chosen(logits, chosen))
 
     def fit_inside(self, X: Any, Y: Any, held_out: Any) -> LinearFit:
         """Choose C with the rows ``held_out`` set aside, then fit all rows with it.
@@ -42,47 +47,52 @@ class Logistic:
         """
         Y, held_out = np.asarray(Y, dtype=np.float64), np.asarray(held_out, dtype=bool)
         problem = LogisticProblem(X)
-        option_auc = np.full((len(self.Cs), Y.shape[1]), np.nan)
+        option_merit = np.full((len(self.Cs), Y.shape[1]), np.nan)
         n_positive, n_rest = Y[~held_out].sum(axis=0), int((~held_out).sum())
         both = np.flatnonzero((n_positive > 0) & (n_positive < n_rest))
         held_out_logits = np.zeros((int(held_out.sum()), Y.shape[1]))
         if len(both):
             path = problem.solve(np.where(held_out[:, None], np.nan, Y[:, both]), self.Cs)
             logits = path.logits(np.asarray(X)[held_out])
-            option_auc[:, both] = _auc_of_options(logits, Y[held_out][:, both])
-            held_out_logits[:, both] = _of_chosen(logits, choose_option(option_auc[:, both]))
-        return self._refit(problem, Y, option_auc, held_out_logits)
+            option_merit[:, both] = _merit_of_options(logits, Y[held_out][:, both])
+            held_out_logits[:, both] = _of_chosen(logits, choose_option(option_merit[:, both]))
+        return self._refit(problem, Y, option_merit, held_out_logits)
 
-    def refit(self, X: Any, Y: Any, option_auc: Any) -> LinearFit:
-        """Fit all rows, each column with the C that ``option_auc`` (len(Cs), K) speaks for."""
-        Y, option_auc = np.asarray(Y, dtype=np.float64), np.asarray(option_auc, dtype=np.float64)
-        return self._refit(LogisticProblem(X), Y, option_auc, np.zeros((0, Y.shape[1])))
+    def refit(self, X: Any, Y: Any, option_merit: Any) -> LinearFit:
+        """Fit all rows, each column with the C that ``option_merit`` (len(Cs), K) speaks for."""
+        Y, option_merit = np.asarray(Y, dtype=np.float64), np.asarray(option_merit, dtype=np.float64)
+        return self._refit(LogisticProblem(X), Y, option_merit, np.zeros((0, Y.shape[1])))
 
     def _refit(
         self,
         problem: LogisticProblem,
         Y: NDArray[np.float64],
-        option_auc: NDArray[np.float64],
+        option_merit: NDArray[np.float64],
         held_out_logits: NDArray[np.float64],
     ) -> LinearFit:
-        C = [self.Cs[i] for i in choose_option(option_auc)]
-        return _pick(problem.solve_each(Y, C), np.zeros(len(C), dtype=np.int64), C, option_auc, held_out_logits)
+        C = [self.Cs[i] for i in choose_option(option_merit)]
+        return _pick(problem.solve_each(Y, C), np.zeros(len(C), dtype=np.int64), C, option_merit, held_out_logits)
 
 
-def choose_option(option_auc: NDArray[np.float64]) -> NDArray[np.int64]:
-    """For each column of (n_options, K) the first option within ``AUC_TIE`` of the best, the middle one for all nan."""
-    known = np.where(np.isnan(option_auc), -np.inf, option_auc)
-    first = np.argmax(known >= known.max(axis=0) - AUC_TIE, axis=0)
-    return np.where(np.isfinite(known.max(axis=0)), first, len(option_auc) // 2).astype(np.int64)
+def choose_option(option_merit: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each column of (n_options, K) the first option within ``MERIT_TIE`` of the best, the middle one for all nan."""
+    known = np.where(np.isnan(option_merit), -np.inf, option_merit)
+    first = np.argmax(known >= known.max(axis=0) - MERIT_TIE, axis=0)
+    return np.where(np.isfinite(known.max(axis=0)), first, len(option_merit) // 2).astype(np.int64)
 
 
-def _auc_of_options(logits: NDArray[np.float64], Y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """AUC (n_options, K) of logits (n, n_options, K) against Y (n, K); nan where a column has one class only."""
+def _merit_of_options(logits: NDArray[np.float64], Y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Merit (n_options, K) of logits (n, n_options, K) against Y (n, K): the AUC, raised by the standard error of its
+    distance to the best AUC, but not above that; nan where a column has one class only.
+    """
     found = np.full(logits.shape[1:], np.nan)
     rows = np.arange(len(Y))
     for k in range(Y.shape[1]):
         if 0 < Y[:, k].sum() < len(Y):
-            found[:, k] = clustered_auc(Y[:, k], logits[:, :, k], rows).auc
+            estimate = clustered_auc(Y[:, k], logits[:, :, k], rows)
+            best = int(np.argmax(estimate.auc))
+            spread = estimate.variance + estimate.variance[best] - 2 * estimate.covariance[best]
+            found[:, k] = np.minimum(estimate.auc + np.sqrt(np.maximum(spread, 0.0)), estimate.auc[best])
     return found
 
 
@@ -95,7 +105,7 @@ def _pick(
     path: LogisticPath,
     entries: NDArray[np.int64],
     C: Sequence[float],
-    option_auc: NDArray[np.float64],
+    option_merit: NDArray[np.float64],
     held_out_logits: NDArray[np.float64],
 ) -> LinearFit:
     """Entry entries[k] of the path for each column k, solved with C[k]."""
@@ -104,6 +114,6 @@ def _pick(
         weight=np.stack([w for w, _ in rounded]),
         bias=np.array([b for _, b in rounded]),
         settings=[{"C": C[k], "converged": bool(path.converged[i, k])} for k, i in enumerate(entries)],
-        option_auc=option_auc,
+        option_merit=option_merit,
         held_out_logits=held_out_logits,
     )
