@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import io
 import os
 import resource
 import shutil
@@ -38,6 +40,20 @@ def command_line(*arguments: object, cwd: Path | None = None, **more: str) -> su
         env={**os.environ, "HF_HUB_OFFLINE": "1", **more},
         timeout=300,
     )
+
+
+def in_process(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, which has loaded the libraries already."""
+    from strataprobe.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    status = 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(a) for a in arguments])
+        except SystemExit as left:
+            status = int(left.code or 0)
+    return subprocess.CompletedProcess(["strataprobe"], status, out.getvalue(), err.getvalue())
 
 
 @functools.cache

@@ -17,7 +17,7 @@ import torch
 from strataprobe.capture.batches import CPU_BATCH_TOKENS
 from strataprobe.dataset import read_dataset
 from strataprobe.errors import ModelError, OptionError
-from strataprobe.models import choose_device, choose_dtype, find_blocks, resolve
+from strataprobe.models import choose_device, choose_dtype, find_blocks, kind_of, resolve
 from strataprobe.pipeline import RunOptions
 from strataprobe.progress import set_quiet
 from strataprobe.store import parse_layers
@@ -51,12 +51,13 @@ def estimate(options: RunOptions) -> dict[str, Any]:
     n_layers_all, width = int(text_config.num_hidden_layers), int(text_config.hidden_size)
     layers = parse_layers(options.layers, n_layers_all)
     texts, n_texts = _texts(options)
-    per_text = sum(len(ids) for ids in tokenizer(texts)["input_ids"]) / len(texts)
-    suffix = options.suffix if options.suffix is not None else (options.recipe.suffix if options.recipe else "")
-    n_tokens = round(n_texts * (per_text + len(tokenizer(suffix)["input_ids"]) if suffix else n_texts * per_text))
+    encoder = kind_of(config, name) == "encoder"
+    suffix = options.suffix or ("" if encoder or options.recipe is None else options.recipe.suffix)
+    encoded = tokenizer([f"{options.prefix}{text}{suffix}" for text in texts])["input_ids"]
+    n_tokens = round(n_texts * sum(len(ids) for ids in encoded) / len(texts))
     _, blocks = find_blocks(skeleton, n_layers_all, name)
     flops = 2.0 * sum(p.numel() for p in blocks.parameters()) * max(layers) / n_layers_all * n_tokens
-    n_readouts = len(options.readouts) if options.readouts else 2
+    n_readouts = len(options.readouts) if options.readouts else (1 if encoder else 2)
     vector_bytes = 4 * n_texts * width
     fit_flops = 2.0 * n_texts * min(n_texts, width) * _FIT_PASSES * len(layers) * n_readouts
     rate = _flops_per_s(device, dtype)

@@ -176,7 +176,7 @@ def _load(source: str, name: str, revision: str, dtype: torch.dtype, device: tor
             config = AutoConfig.from_pretrained(source)
         except Exception as error:
             raise _explained(name, error) from error
-        kind = _kind_of(config, name)
+        kind = kind_of(config, name)
         auto_class = _auto_class(config, kind)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
@@ -229,7 +229,8 @@ def _hushed(progress_too: bool) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _kind_of(config: Any, name: str) -> Literal["decoder", "encoder"]:
+def kind_of(config: Any, name: str) -> Literal["decoder", "encoder"]:
+    """Whether a configuration is that of a decoder or an encoder. Raises ModelError for an encoder-decoder model."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     if getattr(config, "is_encoder_decoder", False):
@@ -256,7 +257,7 @@ def _describe(identity: ModelIdentity, model: Any, tokenizer: Any) -> LoadedMode
     text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
     block_name, blocks = find_blocks(model, int(text_config.num_hidden_layers), identity.name)
     body = _body_of(model, block_name)
-    kind = _kind_of(config, identity.name)
+    kind = kind_of(config, identity.name)
     limits = [getattr(text_config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None)]
     max_positions = min([int(n) for n in limits if isinstance(n, int) and 0 < n < _NO_LIMIT], default=_NO_LIMIT)
     return LoadedModel(

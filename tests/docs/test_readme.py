@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builders import SENTENCES
-from demo import command_line, demo_run
+from demo import demo_run, in_process
 
 REPO = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -52,11 +52,12 @@ def test_the_first_python_example_is_about_ten_lines() -> None:
     assert len(lines) <= 10
 
 
-def test_every_command_line_of_the_readme_runs(folder: Path) -> None:
+def test_every_command_line_of_the_readme_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     commands = [line for block in blocks("") for line in block.splitlines() if line.startswith("strataprobe ")]
     assert len(commands) >= 6
     for line in commands:
-        done = command_line(*shlex.split(line)[1:], cwd=folder)
+        done = in_process(*shlex.split(line)[1:])
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 

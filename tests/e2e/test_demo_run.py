@@ -9,6 +9,7 @@ import pytest
 
 import strataprobe as sp
 from demo import command_line, demo_run
+from strataprobe.dataset import Dataset
 
 EXCITED = "I'm so excited about this new opportunity! It feels like everything is finally coming together."
 OVERWHELMED = "I'm feeling really frustrated and overwhelmed by everything."
@@ -46,8 +47,12 @@ def test_two_plain_sentences_are_read_rightly_by_the_best_layer_and_by_an_ensemb
 @pytest.mark.slow
 def test_probes_trained_on_generated_text_work_on_real_text(data_folder: Path) -> None:
     one = sp.MultiProbeInference(demo_run().out / "probes", "demo")
-    found = {name: sp.evaluate(one, data_folder / "real_text" / f"{name}.jsonl") for name in REAL}
-    assert found["emobank__score"]["n_skipped"] > 1000
+    found = {}
+    for name in REAL:
+        whole = sp.read_dataset(data_folder / "real_text" / f"{name}.jsonl")
+        some = Dataset(name, whole.rows[:: max(1, len(whole.rows) // 300)], whole.class_names)
+        found[name] = sp.evaluate(one, some)
+    assert found["emobank__score"]["n_skipped"] > 100
     assert sum(result["auc"] for result in found.values()) / len(found) >= 0.80, found
 
 

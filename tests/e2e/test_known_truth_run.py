@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import known_truth
-from demo import command_line
+from demo import in_process
 
 
 def curve(folder: Path, concept_block: int | None) -> dict[str, Any]:
     """comparison.json of a run on the 34-layer decoder."""
-    known_truth.write(folder, concept_block, n_layers=34, n_texts=600)
-    done = command_line(
+    known_truth.write(folder, concept_block, n_layers=34, n_texts=500)
+    done = in_process(
         "run",
         "--data",
         folder / "texts.jsonl",
