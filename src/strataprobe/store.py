@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from strataprobe.dataset import SPLITS, parse_jsonl
+from strataprobe.dataset import SPLITS
 from strataprobe.errors import OptionError, StageError
 from strataprobe.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file
+from strataprobe.textfiles import parse_jsonl
 
 FORMAT_VERSION = 1
 SITE = "resid_post"

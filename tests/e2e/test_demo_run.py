@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import strataprobe as sp
-from demo import command_line, demo_run
+from demo import demo_run, in_process
 from strataprobe.dataset import Dataset
 
 EXCITED = "I'm so excited about this new opportunity! It feels like everything is finally coming together."
@@ -32,7 +32,7 @@ def test_the_run_stays_within_its_memory() -> None:
 @pytest.mark.parametrize("how", [(), ("--ensemble", "3,4,5")])
 def test_two_plain_sentences_are_read_rightly_by_the_best_layer_and_by_an_ensemble(how: tuple[str, ...]) -> None:
     out = demo_run().out
-    done = command_line("predict", EXCITED, OVERWHELMED, "--probes", out / "probes", "--model", "demo", "--json", *how)
+    done = in_process("predict", EXCITED, OVERWHELMED, "--probes", out / "probes", "--model", "demo", "--json", *how)
     assert done.returncode == 0, done.stderr
     excited, overwhelmed = (json.loads(line) for line in done.stdout.splitlines())
     assert excited["text"] == EXCITED
@@ -50,7 +50,7 @@ def test_probes_trained_on_generated_text_work_on_real_text(data_folder: Path) -
     found = {}
     for name in REAL:
         whole = sp.read_dataset(data_folder / "real_text" / f"{name}.jsonl")
-        some = Dataset(name, whole.rows[:: max(1, len(whole.rows) // 300)], whole.class_names)
+        some = Dataset(name, whole.rows[:: max(1, len(whole.rows) // 200)], whole.class_names)
         found[name] = sp.evaluate(one, some)
     assert found["emobank__score"]["n_skipped"] > 100
     assert sum(result["auc"] for result in found.values()) / len(found) >= 0.80, found
@@ -59,7 +59,7 @@ def test_probes_trained_on_generated_text_work_on_real_text(data_folder: Path) -
 def test_evaluate_prints_one_document(tmp_path: Path) -> None:
     lines = [{"text": EXCITED, "label": "positive"}, {"text": OVERWHELMED, "label": "negative"}, {"text": "A table."}]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    done = command_line(
+    done = in_process(
         "evaluate", "--probes", demo_run().out / "probes", "--model", "demo", "--data", tmp_path / "x.jsonl", "--json"
     )
     result = json.loads(done.stdout)
@@ -67,19 +67,20 @@ def test_evaluate_prints_one_document(tmp_path: Path) -> None:
     assert result["auc_low"] < result["auc_high"]
 
 
-def test_run_again_does_nothing_again() -> None:
+def test_run_again_does_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
     run = demo_run()
+    monkeypatch.chdir(run.folder)
     before = {
         p: (p.stat().st_mtime_ns, p.read_bytes()) for p in run.out.rglob("*") if p.is_file() and p.name != "run.json"
     }
-    done = command_line("run", "sentiment", "--model", "demo", "--out", "outputs/demo", cwd=run.folder)
+    done = in_process("run", "sentiment", "--model", "demo", "--out", "outputs/demo")
     assert done.returncode == 0, done.stderr
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before
     assert done.stdout == run.stdout
 
 
 def test_a_dry_run_estimates_and_runs_nothing(tmp_path: Path) -> None:
-    done = command_line("run", "--model", "demo", "--out", tmp_path / "out", "--dry-run", "--json")
+    done = in_process("run", "--model", "demo", "--out", tmp_path / "out", "--dry-run", "--json")
     found = json.loads(done.stdout)
     run = demo_run()
     captured = json.loads((run.out / "activations" / "manifest.json").read_text())["details"]["captured"]["main"]

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from builders import save_model
-from demo import STRATAPROBE, command_line
+from demo import STRATAPROBE, command_line, in_process
 
 DATA_FILES = (".jsonl", ".h5", ".pth", ".safetensors")
 
@@ -81,12 +82,12 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_files(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_files_in_two_processes(tmp_path: Path) -> None:
     model = save_model(tmp_path / "model", "gpt2", 2)
     found = []
-    for name in ("a", "b"):
+    for name, runner in (("a", in_process), ("b", partial(command_line, PYTHONHASHSEED="7"))):
         options = ("--model", model, "--n-per-class", 60, "--seed", 5, "--out", tmp_path / name)
-        done = command_line("run", "sentiment", *options, PYTHONHASHSEED=str(len(found)))
+        done = runner("run", "sentiment", *options)
         assert done.returncode == 0, done.stderr
         found.append(data_files(tmp_path / name))
     assert found[0] == found[1]

@@ -14,7 +14,7 @@ from demo import in_process
 
 def curve(folder: Path, concept_block: int | None) -> dict[str, Any]:
     """comparison.json of a run on the 34-layer decoder."""
-    known_truth.write(folder, concept_block, n_layers=34, n_texts=500)
+    known_truth.write(folder, concept_block, n_layers=34, n_texts=400)
     done = in_process(
         "run",
         "--data",

@@ -13,7 +13,7 @@ import strataprobe as sp
 from builders import FAMILIES
 from plain_hook import SUFFIX, TEXTS, relative
 from strataprobe.capture.batches import padded, plan_batches
-from strataprobe.capture.memory import read_rows
+from strataprobe.capture.memory import read_vectors
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 
 # of the norm of the vector; float32 on CPU
@@ -69,7 +69,7 @@ def test_vectors_do_not_depend_on_which_other_layers_are_asked_for(tiny: Any, la
 def test_what_the_padding_holds_does_not_matter(family: str, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny(family)
     rows = Tokenizer(model, PromptForm()).rows(TEXTS)
-    reference = read_rows(model, rows, [0, 1, 3], ALL, 10**6)
+    reference = read_vectors(model, rows, [0, 1, 3], ALL, 10**6)
     seen = []
 
     def other_padding(batch: Any, _pad: int, device: Any) -> Any:
@@ -78,7 +78,7 @@ def test_what_the_padding_holds_does_not_matter(family: str, tiny: Any, monkeypa
         return ids, mask
 
     monkeypatch.setattr("strataprobe.capture.reader.padded", other_padding)
-    again = read_rows(model, rows, [0, 1, 3], ALL, 10**6)
+    again = read_vectors(model, rows, [0, 1, 3], ALL, 10**6)
     assert seen[0] > 100
     for key, array in reference.items():
         assert relative(again[key], array) < TOLERANCE, key

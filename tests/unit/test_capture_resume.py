@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import strataprobe.capture.run as run_module
+import strataprobe.capture.job as job_module
 import strataprobe.manifest as manifest_module
 from plain_hook import SUFFIX
 from stage_runs import (
@@ -109,10 +109,10 @@ def test_a_capture_killed_after_its_last_batch_reads_nothing_again(
             patch.setattr(close_module, "write_layer_file", die_at_third)
         elif moment == "recording":
             patch.setattr(manifest_module, "record_files", die)
-            patch.setattr(run_module, "record_files", die)
+            patch.setattr(job_module, "record_files", die)
         elif moment == "manifest":
             patch.setattr(manifest_module, "write_manifest", die)
-            patch.setattr(run_module, "write_manifest", die)
+            patch.setattr(job_module, "write_manifest", die)
         else:
             real_replace = os.replace
 
@@ -207,7 +207,7 @@ def test_an_unfinished_capture_is_not_mixed_with_other_options(
 ) -> None:
     out = tmp_path / "activations"
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(job_module, "close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             stage(texts, llama_folder, out)
     refused(StageError, r"holds an unfinished 'capture'.*suffix", tmp_path, texts, llama_folder, out, suffix="?")
@@ -266,7 +266,7 @@ def test_a_shard_cut_short_is_named(
 ) -> None:
     out = tmp_path / "activations"
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(job_module, "close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             stage(texts, llama_folder, out)
     shard = out.with_name(".activations.shards") / "main" / "000001.safetensors"

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from strataprobe.dataset import Text, check_text, fill_splits, parse_jsonl, read_dataset, read_rows, to_jsonl
+from strataprobe.dataset import Text, check_text, fill_splits, read_dataset, to_jsonl
 from strataprobe.errors import DataError
 from strataprobe.recipe import Recipe, RecipeClass, load_recipe
+from strataprobe.textfiles import parse_jsonl, read_rows
 
 
 def jsonl(path: Path, *rows: Any) -> Path:

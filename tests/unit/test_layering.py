@@ -12,9 +12,9 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = REPO / "src" / "strataprobe"
 ROWS = (
-    ("errors", "progress", "metrics", "manifest", "recipe", "neardup"),
+    ("errors", "progress", "metrics", "manifest", "recipe", "neardup", "textfiles"),
     ("dataset",),
-    ("modelfiles", "models"),
+    ("modelerrors", "modelfiles", "models"),
     ("store",),
     ("generate",),
     ("capture",),

@@ -13,6 +13,7 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5ForConditionalGeneration
 
+import strataprobe.modelerrors as modelerrors
 import strataprobe.modelfiles as modelfiles
 import strataprobe.models as models
 from builders import FAMILIES, save_model, tiny_model
@@ -251,14 +252,14 @@ FAILURES: dict[str, tuple[BaseException, str]] = {
 @pytest.mark.parametrize(("error", "sentence"), FAILURES.values(), ids=FAILURES.keys())
 @pytest.mark.parametrize("wrap", [lambda e: e, chained], ids=["bare", "chained"])
 def test_each_failure_of_the_hub_is_its_own_sentence(error: BaseException, sentence: str, wrap: Any) -> None:
-    assert sentence in one_sentence(models._explained("google/x", wrap(error)))
+    assert sentence in one_sentence(modelerrors.explained("google/x", wrap(error)))
 
 
 def test_the_five_failures_of_the_hub_have_five_different_sentences() -> None:
-    sentences = {str(models._explained("google/x", error)) for error, _ in FAILURES.values()}
+    sentences = {str(modelerrors.explained("google/x", error)) for error, _ in FAILURES.values()}
     assert len(sentences) == 5
 
 
 def test_another_failure_keeps_its_own_first_line() -> None:
-    assert str(models._explained("m", ValueError("odd.\nmore"))) == "m cannot be loaded: odd."
-    assert str(models._explained("m", ValueError())) == "m cannot be loaded: ValueError."
+    assert str(modelerrors.explained("m", ValueError("odd.\nmore"))) == "m cannot be loaded: odd."
+    assert str(modelerrors.explained("m", ValueError())) == "m cannot be loaded: ValueError."

@@ -10,7 +10,8 @@ import pytest
 
 from strataprobe.compare.figures import layer_comparison_figure, spread
 from strataprobe.compare.findings import collect_findings
-from strataprobe.compare.report import audit_rows, plotly_figure, report_html, summary_words
+from strataprobe.compare.interactive import plotly_figure
+from strataprobe.compare.report import audit_rows, report_html, summary_words
 from strataprobe.compare.wording import interval_words, spaced, three
 
 

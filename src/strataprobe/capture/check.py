@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from strataprobe.capture.memory import read_rows
+from strataprobe.capture.memory import read_vectors
 from strataprobe.capture.reader import evaluation_mode
 from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.models import LoadedModel
@@ -79,8 +79,8 @@ def check_model(model: LoadedModel) -> ModelCheck:
     rows = tokenizer.rows(_TEXTS)
     layers = list(range(1, model.n_layers + 1))
     tolerance = TOLERANCE.get(model.dtype, TOLERANCE["bfloat16"])
-    together = read_rows(model, rows, [0, *layers], ["last"], batch_tokens=10**6)
-    alone = read_rows(model, rows, [0, *layers], ["last"], batch_tokens=1)
+    together = read_vectors(model, rows, [0, *layers], ["last"], batch_tokens=10**6)
+    alone = read_vectors(model, rows, [0, *layers], ["last"], batch_tokens=1)
     with evaluation_mode(model):
         library = [_library(model, row) for row in rows]
     checks = []

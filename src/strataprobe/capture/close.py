@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.capture.shards import ShardFolder
-from strataprobe.dataset import SPLITS, Dataset, parse_jsonl
+from strataprobe.dataset import SPLITS, Dataset
 from strataprobe.store import FORMAT_VERSION, SITE, TEXTS_NAME, layer_file_name, write_layer_file
+from strataprobe.textfiles import parse_jsonl
 
 if TYPE_CHECKING:
-    from strataprobe.capture.run import Corpus
+    from strataprobe.capture.job import Corpus
 
 
 def close_layers(

@@ -59,7 +59,7 @@ def capture(
     else:
         readouts = check_readouts([readout] if isinstance(readout, str) else readout)
     chosen = parse_layers(layers, loaded.n_layers)
-    arrays = read_rows(loaded, rows, chosen, readouts, batch_tokens)
+    arrays = read_vectors(loaded, rows, chosen, readouts, batch_tokens)
     info = {
         "model_name": loaded.identity.name,
         "model_revision": loaded.identity.revision,
@@ -71,7 +71,7 @@ def capture(
     return Activations(arrays, readouts, info)
 
 
-def read_rows(
+def read_vectors(
     model: LoadedModel,
     rows: Sequence[TokenRow],
     layers: Sequence[int],

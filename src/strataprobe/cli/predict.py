@@ -131,7 +131,8 @@ def _name_of(folder: Path, taken: dict[str, Predictor]) -> str:
 
 def _texts_of(file: str) -> Iterator[str]:
     """Texts of a file or of standard input, read as they are needed where the form allows it."""
-    from strataprobe.dataset import check_text, parse_jsonl, read_rows
+    from strataprobe.dataset import check_text
+    from strataprobe.textfiles import parse_jsonl, read_rows
 
     if file != "-":
         rows = read_rows(Path(file))

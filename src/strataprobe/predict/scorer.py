@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strataprobe.capture.memory import read_rows
+from strataprobe.capture.memory import read_vectors
 from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.dataset import check_text
 from strataprobe.errors import ProbeError
@@ -50,7 +50,7 @@ class Scorer:
             note(f"{n_cut} of {len(checked)} texts were longer than {self.model.max_positions} tokens and were cut.")
         layers = sorted({s.layer for s in self.sets})
         readouts = sorted({s.readout for s in self.sets})
-        arrays = read_rows(self.model, rows, layers, readouts, self.batch_tokens)
+        arrays = read_vectors(self.model, rows, layers, readouts, self.batch_tokens)
         found = []
         for probes, form in zip(self.sets, self._forms, strict=True):
             begin = first_of[form]
