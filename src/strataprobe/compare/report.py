@@ -106,8 +106,8 @@ def summary_words(document: dict[str, Any]) -> list[str]:
     )
     others = spaced(layer for layer in document["tied_layers"] if layer != best["layer"])
     if len(primary_entries(document)) > 1:
-        tied = f"It cannot be told apart from layers {others}." if others != "none" else "It is better than all others."
-        words.append(tied)
+        layers = f"layer {others}" if others.isdecimal() else f"layers {others}"
+        words.append("It is better than all others." if others == "none" else f"It cannot be told apart from {layers}.")
     known = {k: b["test_auc"] for k, b in document["baselines"].items() if b["test_auc"] is not None}
     if known.keys() - {"majority"}:
         top = max(known, key=lambda k: known[k])
