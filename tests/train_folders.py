@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from strataprobe.dataset import SPLITS
 from strataprobe.store import layer_file_name, write_layer_file
 
 SUFFIX = "\n\nThe sentiment of this section is"
-SPLITS = ("train", "val", "test")
 
 
 def write_folder(

@@ -45,17 +45,13 @@ class Backup:
         return restored
 
     def save_stage(self, stage: str) -> None:
-        """Copy one finished stage, unless the copy there is the same. Raises StageError when the copy is not exact."""
+        """Copy one finished stage, unless a sound copy is there. Raises StageError when the copy is not exact."""
         source, target = self.out / stage, self.place / stage
         same = (target / MANIFEST_NAME).is_file() and (
             (target / MANIFEST_NAME).read_bytes() == (source / MANIFEST_NAME).read_bytes()
         )
-        if not same:
+        if not same or verify_folder(target):
             _copy_folder(source, target)
-        problems = verify_folder(target)
-        if problems:
-            shutil.rmtree(target, ignore_errors=True)
-            raise StageError(f"the backup of {stage} in {self.place} is not exact ({problems[0]}): check that disk.")
 
     def save_files(self, paths: list[Path]) -> None:
         """Copy single files of ``out``. Raises StageError when there is no space left."""
@@ -76,6 +72,10 @@ def _copy_folder(source: Path, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     try:
         shutil.copytree(source, aside)
+        problems = verify_folder(aside)
+        if problems:  # an earlier copy is better than this one
+            shutil.rmtree(aside, ignore_errors=True)
+            raise StageError(f"the copy of {source} in {target.parent} is not exact ({problems[0]}): check that disk.")
         if target.exists():
             shutil.rmtree(target)
         os.replace(aside, target)

@@ -71,7 +71,7 @@ class Dataset:
 def check_text(value: Any, place: str) -> str:
     """The text of a row, unchanged. Raises DataError when it is missing, empty, not a string or not valid Unicode."""
     if value is None:
-        raise DataError(f"{place} has no 'text': every row needs one.")
+        raise DataError(f"{place} has no 'text': every row needs one (chats under 'messages' are not read yet).")
     if not isinstance(value, str):
         raise DataError(f"{place}: 'text' is {type(value).__name__}, not a string.")
     if not value.strip():
@@ -90,6 +90,8 @@ def _label_of(row: dict[str, Any], label_fields: Sequence[str], place: str) -> s
         value = row.get(name)
         if value is None:
             continue
+        if isinstance(value, float) and value.is_integer():  # a column of whole numbers with gaps
+            value = int(value)
         if isinstance(value, (list, dict, float)):
             raise DataError(f"{place}: '{name}' is {type(value).__name__}, a label must be a string or a whole number.")
         if str(value) == "":

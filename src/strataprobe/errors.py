@@ -20,6 +20,10 @@ class ModelError(StrataprobeError):
     """A model or its tokenizer cannot be reached, read, or used for reading activations."""
 
 
+class LoginError(ModelError):
+    """The model hub wants a login, or the model's licence accepted."""
+
+
 class NonFiniteError(ModelError):
     """A model gave values that are not finite: whatever was read in that dtype is of no use."""
 

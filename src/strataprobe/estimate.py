@@ -16,10 +16,11 @@ import torch
 
 from strataprobe.capture.batches import CPU_BATCH_TOKENS
 from strataprobe.dataset import read_dataset
-from strataprobe.errors import ModelError, OptionError
+from strataprobe.errors import OptionError
+from strataprobe.modelerrors import explained
 from strataprobe.models import choose_device, choose_dtype, find_blocks, kind_of, resolve
 from strataprobe.pipeline import RunOptions
-from strataprobe.progress import set_quiet
+from strataprobe.progress import silence
 from strataprobe.store import parse_layers
 
 _SAMPLE_PER_CLASS = 20
@@ -45,14 +46,15 @@ def estimate(options: RunOptions) -> dict[str, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source)
         with torch.device("meta"):
             skeleton = AutoModel.from_config(config)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name} cannot be read for an estimate: {str(error).splitlines()[0]}.") from error
+    except Exception as error:
+        raise explained(name, error) from error
     text_config = config.get_text_config()
     n_layers_all, width = int(text_config.num_hidden_layers), int(text_config.hidden_size)
     layers = parse_layers(options.layers, n_layers_all)
     texts, n_texts = _texts(options)
     encoder = kind_of(config, name) == "encoder"
-    suffix = options.suffix or ("" if encoder or options.recipe is None else options.recipe.suffix)
+    recipe_suffix = "" if encoder or options.recipe is None else options.recipe.suffix
+    suffix = recipe_suffix if options.suffix is None else options.suffix
     encoded = tokenizer([f"{options.prefix}{text}{suffix}" for text in texts])["input_ids"]
     n_tokens = round(n_texts * sum(len(ids) for ids in encoded) / len(texts))
     _, blocks = find_blocks(skeleton, n_layers_all, name)
@@ -88,11 +90,8 @@ def _texts(options: RunOptions) -> tuple[list[str], int]:
     n_per_class = options.n_per_class or options.recipe.n_per_class
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder) / "sample"
-        set_quiet(True)
-        try:
+        with silence():
             generate(options.recipe, sample, backend="builtin", n_per_class=_SAMPLE_PER_CLASS, seed=options.seed)
-        finally:
-            set_quiet(False)
         texts = [row.text for row in read_dataset(sample).rows]
     return texts, n_per_class * len(options.recipe.classes)
 

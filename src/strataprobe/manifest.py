@@ -6,6 +6,8 @@ size and sha256), so that a finished stage can be recognised, skipped and verifi
 
 from __future__ import annotations
 
+import atexit
+import errno
 import hashlib
 import json
 import os
@@ -20,9 +22,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from strataprobe.errors import StageError
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _KEY_NAME = "stage_key.json"
+# one open file a lock: closing any file of a path gives up all of the process's locks on it
+_locks: dict[Path, int] = {}
 _LIBRARIES = ("strataprobe", "torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy", "scikit-learn")
 
 
@@ -55,6 +64,11 @@ class Manifest(BaseModel):
     versions: dict[str, str] = {}
     elapsed_s: float = 0.0
     details: dict[str, Any] = {}
+
+    @property
+    def files_sha256(self) -> str:
+        """A digest of all the files' digests: other bytes anywhere, another digest."""
+        return sha256_json({name: record.sha256 for name, record in self.files.items()})
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -200,6 +214,52 @@ def describe_difference(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
     return "; ".join(parts) + ("; ..." if len(names) > 3 else "")
 
 
+def take_lock(final: Path) -> None:
+    """Keep other processes from writing the stage folder ``final`` until ``release_lock`` or the end of this process.
+
+    Raises StageError when another process holds it. Where the file system has no locks, nothing is locked.
+    """
+    path = _lock_path(final)
+    if fcntl is None or path in _locks:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    except OSError as error:
+        raise StageError(f"{path} could not be made: {error.strerror or error}; choose another --out.") from error
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(descriptor)
+            raise StageError(
+                f"another strataprobe is writing {final}: wait for it, or choose another --out."
+            ) from error
+    _locks[path] = descriptor
+
+
+def release_lock(final: Path) -> None:
+    """Let other processes write ``final`` again, and remove the lock's file."""
+    _release(_lock_path(final))
+
+
+def _lock_path(final: Path) -> Path:
+    return final.with_name(f".{final.name}.lock").absolute()
+
+
+def _release(path: Path) -> None:
+    descriptor = _locks.pop(path, None)
+    if descriptor is not None:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@atexit.register
+def _release_all() -> None:
+    for path in list(_locks):
+        with suppress(OSError):
+            _release(path)
+
+
 class StageFolder:
     """One stage's folder on its way to completion.
 
@@ -229,12 +289,31 @@ class StageFolder:
             )
         if (self.final / _KEY_NAME).is_file():  # killed in the last moment of ``commit``
             (self.final / _KEY_NAME).unlink()
+        if not self.work.is_dir():
+            release_lock(self.final)
         return manifest
 
     def pending_key(self) -> dict[str, Any] | None:
-        """The key of an interrupted attempt in ``work``, None when there is none."""
-        key_file = self.work / _KEY_NAME
-        return read_json(key_file) if key_file.is_file() else None
+        """The key of an interrupted attempt in ``work``, None when there is none.
+
+        From here on no other process may write to this folder. Raises StageError when one is doing so, or when the
+        attempt is another stage's.
+        """
+        if not (self.work / _KEY_NAME).is_file():
+            return None
+        take_lock(self.final)
+        held = read_json(self.work / _KEY_NAME)
+        if not isinstance(held, dict) or not isinstance(held.get("key"), dict):
+            raise StageError(f"{self.work / _KEY_NAME} is damaged: delete that folder.")
+        if held.get("stage") != self.stage:
+            raise StageError(
+                f"{self.work} holds an unfinished '{held.get('stage')}': finish it, or delete that folder."
+            )
+        return dict(held["key"])
+
+    def take_over(self) -> None:
+        """Make the interrupted attempt in ``work`` this one's own, whatever its key was."""
+        write_json(self.work / _KEY_NAME, {"stage": self.stage, "key": self.key})
 
     def begin(self) -> bool:
         """Make ``work`` ready; True when an interrupted attempt under the same key is being resumed.
@@ -255,7 +334,8 @@ class StageFolder:
             raise StageError(
                 f"{self.work} could not be made: {error.strerror or error}; choose another --out."
             ) from error
-        write_json(self.work / _KEY_NAME, self.key)
+        take_lock(self.final)
+        self.take_over()
         return False
 
     def commit(self, manifest: Manifest) -> Manifest:
@@ -268,13 +348,12 @@ class StageFolder:
         write_manifest(self.work, manifest)
         if self.final.is_dir() and not any(self.final.iterdir()):
             self.final.rmdir()
+        old = self.final.with_name(f".{self.final.name}.old")
         if self.final.exists():
-            old = self.final.with_name(f".{self.final.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             os.replace(self.final, old)
-            os.replace(self.work, self.final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(self.work, self.final)
+        os.replace(self.work, self.final)
+        shutil.rmtree(old, ignore_errors=True)
         (self.final / _KEY_NAME).unlink(missing_ok=True)
+        release_lock(self.final)
         return manifest

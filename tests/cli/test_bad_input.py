@@ -109,7 +109,7 @@ def test_a_bad_recipe_is_refused(
 @pytest.mark.parametrize(
     ("option", "value", "parts"),
     [
-        ("--layers", "1-99", ("1 to 4", "5-99")),
+        ("--layers", "1-99", ("1 to 4", "1-99")),
         ("--layers", "one", ("'one'", "1-10,20")),
         ("--readout", "first", ("'first'", "last, mean")),
         ("--template", "html", ("'html'", "none, chat")),

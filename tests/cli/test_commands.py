@@ -210,7 +210,7 @@ def test_check_refuses_a_model_whose_blocks_are_not_what_the_library_reports(
     from strataprobe.capture import hooks
 
     sound = hooks.hidden_of
-    monkeypatch.setattr(hooks, "hidden_of", lambda output: sound(output) * 1.01)
+    monkeypatch.setattr(hooks, "hidden_of", lambda output, shape: sound(output, shape) * 1.01)
     status, out, _ = cli("check", truth / "model")
     assert status == 2
     assert "cannot be trusted" in out

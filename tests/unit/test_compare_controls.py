@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from strataprobe.compare.controls import Controls, shuffle_labels, split_in_halves, train_controls
+from strataprobe.metrics import auc_interval, folded_auc
+from strataprobe.probes.solver import fit_logistic_path
 
 
 def layer(
@@ -67,3 +70,31 @@ def test_constant_activations_have_a_control_of_one_half_and_no_agreement() -> N
     shuffled, halves = shuffle_labels(labels, groups, 2), split_in_halves(labels[0], groups[0], labels[1])
     found = train_controls(*[np.ones((40, 5))] * 3, shuffled, halves, 0.1)
     assert (found.val_auc, found.test_auc, found.agreement) == (0.5, 0.5, 0.0)
+
+
+def test_the_widened_band_holds_the_auc_on_fresh_texts_as_often_as_it_says_and_the_plain_one_does_not() -> None:
+    n, n_train, d, apart, c = 510, 420, 100, 0.7, 0.01
+    groups, held = [f"g{i}" for i in range(n)], np.zeros((100, 2), dtype=bool)
+    for seed, hits in enumerate(held):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.tile([0, 1], n // 2))
+        rows = rng.standard_normal((n, d))
+        rows[:, 0] += apart * labels
+        folds = np.zeros(n, dtype=np.int64)
+        for k in (0, 1):
+            folds[labels == k] = rng.permutation(n // 2) % 5
+        path = fit_logistic_path(rows, np.where(folds[:, None] == np.arange(5), np.nan, labels[:, None]), [c])
+        weight = np.asarray(path.weight)[0]
+        fresh = norm.cdf(apart * weight[:, 0] / (np.sqrt(2) * np.linalg.norm(weight, axis=1))).mean()
+        parts = [slice(0, n_train), slice(n_train, n), slice(0, 20)]
+        shuffled = shuffle_labels([labels[p] for p in parts], [groups[p] for p in parts], 2, seed=seed)
+        halves = split_in_halves(labels[parts[0]], groups[:n_train], labels[parts[1]], seed=seed)
+        factor = train_controls(*(rows[p] for p in parts), shuffled, halves, c).fold_factor
+        out_of_fold = path.logits(rows)[np.arange(n), 0, folds]
+        estimate = folded_auc(labels, out_of_fold, np.arange(n), folds)
+        for i, by in enumerate((1.0, factor)):
+            low, high = auc_interval(estimate.inflated(np.array([by])))
+            hits[i] = low[0] <= fresh <= high[0]
+    plain, widened = held.mean(axis=0)
+    assert plain < 0.91
+    assert 0.91 <= widened <= 0.99

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compare_folders import write_activations
 
+from compare_folders import write_activations
 from strataprobe.compare.figures import layer_comparison_png
 from strataprobe.compare.run import compare
 from strataprobe.errors import OptionError, StageError
@@ -218,3 +218,41 @@ def test_an_encoder_without_texts_embeddings_or_answers_says_what_was_skipped(tm
     assert len([f for f in document["findings"] if f["code"] == "C008"]) == 5
     assert (tmp_path / "texts_layer_comparison.png").is_file()
     assert np.isfinite(document["elapsed_s"])
+
+
+def test_layers_added_without_the_text_from_elsewhere_are_compared_all_the_same(tmp_path: Path) -> None:
+    kind: dict[str, Any] = {"n_layers": 4, "readouts": ("mean",), "layer_0": False}
+    folder = write_activations(tmp_path / "activations", **kind)
+    (folder / "layer_2_eval_reviews.h5").unlink()
+    train(folder, tmp_path / "probes")
+    document = compare([tmp_path / "probes"], tmp_path)
+    assert [set(e["eval"]) for e in document["layers"]] == [{"reviews"}, set(), {"reviews"}, {"reviews"}]
+    assert any("Layer 2 was captured without reviews" in f["message"] for f in document["findings"])
+    assert (tmp_path / "report.html").read_text("utf-8").count(">not captured<") == 1
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"format_version": 1, "cla', b"\xff\xfe", b"[]"])
+def test_a_damaged_comparison_is_written_again(
+    trained: Path, document: dict[str, Any], tmp_path: Path, damaged: bytes
+) -> None:
+    for name in ("comparison.json", "report.html", "sentiment_layer_comparison.png"):
+        shutil.copy(trained / name, tmp_path / name)
+    (tmp_path / "comparison.json").write_bytes(damaged)
+    again = compare([trained / "probes"], tmp_path)
+    assert {**again, "elapsed_s": 0} == {**document, "elapsed_s": 0}
+    assert json.loads((tmp_path / "comparison.json").read_text("utf-8")) == again
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/{tmp}/escaped", "a/b", "..", "a\\b", "sentiment\n"])
+def test_a_recipe_name_in_the_activations_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    kind: dict[str, Any] = {"n_layers": 2, "starts_at": 2, "readouts": ("mean",), "evals": (), "layer_0": False}
+    folder = write_activations(
+        tmp_path / "run" / "activations", n_groups=40, recipe_name=name.format(tmp=tmp_path), **kind
+    )
+    train(folder, tmp_path / "run" / "probes")
+    before = sorted(tmp_path.rglob("*"))
+    document = compare([tmp_path / "run" / "probes"], tmp_path / "run" / "out")
+    assert document["recipe"] == "texts"
+    written = {path.name for path in set(tmp_path.rglob("*")) - set(before)}
+    assert written == {"out", "texts_layer_comparison.png", "comparison.json", "report.html"}
+    assert len(list((tmp_path / "run" / "out").iterdir())) == 3

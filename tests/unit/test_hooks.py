@@ -24,14 +24,14 @@ def hooks_on(model: nn.Module) -> int:
 
 def test_a_block_may_give_a_tensor_or_a_tuple() -> None:
     stream = torch.randn(2, 3, 4)
-    assert hidden_of(stream) is stream
-    assert hidden_of((stream, None)) is stream
+    assert hidden_of(stream, (2, 3)) is stream
+    assert hidden_of((stream, None), (2, 3)) is stream
 
 
-@pytest.mark.parametrize("output", [{"hidden": 1}, torch.randn(3, 4), (None,), [torch.randn(2, 3, 4)]])
+@pytest.mark.parametrize("output", [{"hidden": 1}, torch.randn(3, 4), (None,), [torch.randn(2, 3, 4)], torch.randn(3, 2, 4)])
 def test_a_block_that_gives_anything_else_is_an_error(output: Any) -> None:
-    with pytest.raises(TypeError, match=r"where a \(B, T, D\) tensor was expected"):
-        hidden_of(output)
+    with pytest.raises(ModelError, match=r"where a residual stream of shape \(2, 3, D\) was expected"):
+        hidden_of(output, (2, 3))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
@@ -166,7 +166,7 @@ def test_a_value_that_is_not_finite_is_an_error_that_names_layer_and_text(family
     token = tokenizer("z", add_special_tokens=False)["input_ids"][0]
 
     def spoil(_module: Any, _args: Any, output: Any) -> Any:
-        hidden = hidden_of(output).clone()
+        hidden = hidden_of(output, tuple(_args[0].shape[:2])).clone()
         hidden[ids[0] == token] = float(value)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 

@@ -149,3 +149,10 @@ def test_calibration_error_is_zero_for_true_frequencies_and_large_for_overconfid
     labels = rng.uniform(size=20_000) < p
     assert expected_calibration_error(labels, p) < 0.02
     assert expected_calibration_error(labels, np.where(p > 0.5, 0.999, 0.001)) > 0.2
+
+
+def test_calibration_error_of_equal_probabilities_does_not_depend_on_the_order_of_rows() -> None:
+    labels = np.repeat([0, 1], 50)
+    assert expected_calibration_error(labels, np.full(100, 0.5)) == pytest.approx(0)
+    assert expected_calibration_error(labels, np.full(100, 0.8)) == pytest.approx(0.3)
+    assert np.isnan(expected_calibration_error([], []))

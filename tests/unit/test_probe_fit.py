@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from strataprobe.errors import DataError, OptionError, ProbeError
-from strataprobe.metrics import auc
+from strataprobe.metrics import auc, folded_auc
 from strataprobe.probes.crossval import class_columns, cross_validate, make_folds
 from strataprobe.probes.families import get_family
 from strataprobe.probes.families.logistic import C_GRID, Logistic, choose_option
-from strataprobe.probes.files import load_pth
 from strataprobe.probes.fit import fit
+from strataprobe.probes.pth import load_pth
 from strataprobe.store import Activations
 
 INFO = {"model_name": "tiny", "model_revision": "abc", "prefix": "", "suffix": " so", "template": "none"}
@@ -55,6 +55,18 @@ def test_a_fitted_probe_is_saved_and_read_back(tmp_path: Path) -> None:
     probe = fit(acts, labels.tolist())[2]["1"]
     back = load_pth(probe.save(tmp_path / "up.pth"), layer=2)
     np.testing.assert_allclose(back.probabilities(acts.layer(2)), probe.probabilities(acts.layer(2)))
+
+
+def test_a_probe_tells_its_auc_averaged_over_folds_and_none_pooled_over_them() -> None:
+    acts, labels = memory(240, classes=3, strength=2.0)
+    probes = fit(acts, labels.tolist())
+    folds = make_folds(labels, [str(i) for i in range(240)], ["0", "1", "2"], 0)
+    crossed = cross_validate(get_family("logistic"), acts.layer(2), class_columns(labels, 3), folds)
+    told = [probe.extra["cv_auc"] for probe in probes[2].values()]
+    for c, value in enumerate(told):
+        assert value == folded_auc(labels == c, crossed.logits[:, c], np.arange(240), folds).auc[0]
+    assert probes.cv_auc[2] == pytest.approx(np.mean(told))
+    assert all("val_auc" not in probe.extra for s in probes.values() for probe in s.values())
 
 
 def test_rows_without_a_label_do_not_change_the_probes() -> None:

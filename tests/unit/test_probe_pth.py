@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,8 @@ import torch
 
 from strataprobe.errors import ProbeError
 from strataprobe.probes.calibration import Calibration
-from strataprobe.probes.files import load_probe_folder, load_pth
 from strataprobe.probes.probe import Probe
-from strataprobe.probes.pth import COGNITIVE_SUFFIX, SENTIMENT_SUFFIX, pth_name
+from strataprobe.probes.pth import COGNITIVE_SUFFIX, SENTIMENT_SUFFIX, load_probe_folder, load_pth, pth_name
 
 DATA = Path(os.environ.get("STRATAPROBE_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()
 BRIJE = DATA / "brije"
@@ -184,6 +184,24 @@ def test_a_folder_gives_one_probe_a_class_in_sorted_order(tmp_path: Path) -> Non
 def test_class_names_that_no_file_name_can_hold_are_encoded() -> None:
     assert pth_name("cost/benefit") == "probe_cost%2Fbenefit.pth"
     assert pth_name("positive") == "probe_positive.pth"
+
+
+LONG_NAMES = ("감정" * 60 + "가", "감정" * 60 + "나", "x" * 300, "ü" * 20 + "x", "/" * 41)
+
+
+@pytest.mark.parametrize("name", LONG_NAMES)
+def test_a_long_class_name_is_cut_in_the_file_name_and_whole_in_the_probe(tmp_path: Path, name: str) -> None:
+    file_name = pth_name(name)
+    assert len(f".{file_name}.tmp".encode()) <= 140
+    assert not re.search(r"%(?![0-9A-F]{2})", file_name)
+    path = probe(name).save(tmp_path / file_name)
+    assert load_pth(path).action == name
+    assert load_probe_folder(tmp_path).class_names == [name]
+
+
+def test_long_class_names_that_begin_alike_have_different_files() -> None:
+    assert len({pth_name(name) for name in LONG_NAMES}) == len(LONG_NAMES)
+    assert pth_name("x" * 120) == f"probe_{'x' * 120}.pth"
 
 
 class Payload:

@@ -107,8 +107,42 @@ def test_a_fall_on_text_from_elsewhere_is_a_warning(document: dict[str, Any]) ->
     assert level(document, "C010") == "warning"
     document["layers"][1]["eval"]["yelp"] = 0.9
     assert level(document, "C010") == "ok"
-    document["layers"][1]["eval"] = {}
+    for e in document["layers"]:
+        e["eval"] = {}
     assert level(document, "C010") == "skipped"
+
+
+def test_layers_captured_without_the_text_from_elsewhere_are_named_with_the_mend(document: dict[str, Any]) -> None:
+    del document["layers"][2]["eval"]["yelp"]
+    found = [f for f in collect_findings(document, facts()) if f["code"] == "C010"]
+    assert [f["level"] for f in found] == ["warning", "skipped"]
+    assert "On yelp, layer 2 reaches" in found[0]["message"]
+    assert "Layer 3 was captured without yelp" in found[1]["message"]
+    assert "--eval yelp=FILE" in found[1]["message"]
+    del document["layers"][1]["eval"]["yelp"]
+    (found_at_best,) = [f for f in collect_findings(document, facts()) if f["code"] == "C010"]
+    assert found_at_best["level"] == "warning"
+    assert "Layers 2-3 were captured without yelp" in found_at_best["message"]
+
+
+def test_text_from_elsewhere_is_not_said_to_be_missing_where_there_is_no_best_layer(document: dict[str, Any]) -> None:
+    document |= {"best_layer": None, "best_block_index": None, "tied_layers": []}
+    (found,) = [f for f in collect_findings(document, facts()) if f["code"] == "C010"]
+    assert found["message"] == "There is no best layer to try on text from elsewhere."
+
+
+def test_a_layer_captured_without_the_text_from_elsewhere_is_drawn_and_marked(document: dict[str, Any]) -> None:
+    assert "not captured" not in report_html(document)
+    for k in (0, 2):
+        del document["layers"][k]["eval"]["yelp"]
+    assert report_html(document).count("not captured") == 2
+    trace = next(t for t in plotly_figure(document)["data"] if t.get("name") == "on yelp")
+    assert trace["y"] == [None, 0.7, None]
+    assert trace["mode"] == "lines+markers"
+    lines = layer_comparison_figure(document).axes[0].get_lines()
+    line = next(line for line in lines if line.get_label() == "on yelp")
+    assert line.get_marker() == "."
+    assert [bool(v == v) for v in line.get_ydata()] == [False, True, False]
 
 
 def test_groups_in_two_splits_are_an_error(document: dict[str, Any]) -> None:

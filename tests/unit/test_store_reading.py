@@ -122,7 +122,7 @@ def test_a_write_that_fails_is_a_sentence_and_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(StageError, match=r"could not be written .*free some space"):
+    with pytest.raises(StageError, match=r"could not be written: .*free some space"):
         write_layer_file(path, splits={"train": columns(9)}, attrs=ATTRS)
     assert path.read_bytes() == before
     assert sorted(p.name for p in path.parent.iterdir()) == ["layer_1_activations.h5", "layer_2_activations.h5"]

@@ -9,14 +9,15 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from train_folders import SUFFIX, data_files, write_folder
 
 from strataprobe.errors import DataError, OptionError, ProbeError, StageError
 from strataprobe.manifest import verify_folder
-from strataprobe.metrics import auc
-from strataprobe.probes.files import load_oof, load_probe_folder, load_probes
+from strataprobe.metrics import auc, expected_calibration_error
+from strataprobe.probes.files import load_oof, load_probes
+from strataprobe.probes.pth import load_probe_folder
 from strataprobe.probes.run import train
 from strataprobe.store import ActivationFolder
+from train_folders import SUFFIX, data_files, write_folder
 
 AGGREGATE_KEYS = {
     "average_auc_roc",
@@ -83,11 +84,14 @@ def test_aggregate_metrics_are_those_of_the_test_split(trained: tuple[Path, Path
         truth, called = rows.labels[kept] == c, p[:, c] >= probes.thresholds[c]
         assert entry["accuracy"] == pytest.approx((truth == called).mean())
         assert entry["auc_roc"] == pytest.approx(auc(truth, p[:, c]))
+        assert entry["ece"] == pytest.approx(expected_calibration_error(truth, p[:, c]), abs=1e-9)
+        assert 0 < entry["ece"] < 0.3
         matrix = entry["confusion_matrix"]
         assert matrix["true_positive"] == int((truth & called).sum())
         assert sum(matrix.values()) == kept.sum()
     mean = np.mean([entry["auc_roc"] for entry in metrics["per_action_metrics"]])
     assert metrics["average_auc_roc"] == pytest.approx(mean)
+    assert metrics["average_ece"] == pytest.approx(np.mean([e["ece"] for e in metrics["per_action_metrics"]]))
 
 
 def test_the_two_probes_of_two_classes_are_exact_mirrors(trained: tuple[Path, Path]) -> None:
@@ -190,6 +194,39 @@ def test_one_readout_alone_becomes_the_primary_one(tmp_path: Path) -> None:
     train(folder, tmp_path / "p", readout="mean")
     assert load_probes(tmp_path / "p").readouts == ["mean"]
     assert load_probe_folder(tmp_path / "p" / "layer_1").readout == "mean"
+
+
+def rename_readouts(folder: Path, names: list[str]) -> None:
+    with h5py.File(folder / "layer_1_activations.h5", "r+") as file:
+        for old, new in zip(file.attrs["readouts"][1:], names[1:], strict=True):
+            for split in file:
+                file[split].move(f"activations_{old}", f"activations_{new}".replace("/", "_"))
+        file.attrs["readouts"] = names
+
+
+@pytest.mark.parametrize("name", ["../../mine", "/tmp/mine", "..", "a/b", "", "last\n", "mean." * 60])
+def test_a_readout_whose_name_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path / "a" / "b" / "c", layers=(1,))
+    rename_readouts(folder, ["last", name])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StageError, match="no folder can be named after"):
+        train(folder, tmp_path / "out" / "p")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_readout_of_another_name_is_trained_on(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "a", layers=(1,))
+    rename_readouts(folder, ["last", "last-text"])
+    train(folder, tmp_path / "p")
+    assert load_probes(tmp_path / "p").readouts == ["last", "last-text"]
+    assert load_probe_folder(tmp_path / "p" / "last-text" / "layer_1").readout == "last-text"
+
+
+def test_a_class_with_a_long_name_is_trained_on(tmp_path: Path) -> None:
+    names = ("감정" * 40 + "가", "감정" * 40 + "나")
+    train(write_folder(tmp_path / "a", layers=(1,), readouts=("last",), class_names=names), tmp_path / "p")
+    assert load_probes(tmp_path / "p").class_names == list(names)
+    assert load_probe_folder(tmp_path / "p" / "layer_1").class_names == list(names)
 
 
 def test_training_twice_gives_identical_files_and_a_finished_folder_is_left_alone(tmp_path: Path) -> None:

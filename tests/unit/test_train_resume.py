@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from train_folders import data_files, write_folder
 
 from strataprobe.errors import StageError
-from strataprobe.manifest import StageFolder
+from strataprobe.manifest import Manifest, StageFolder, verify_folder
 from strataprobe.probes.run import DONE_FOLDER, train
+from train_folders import data_files, write_folder
 
 CODE = "import sys\nfrom strataprobe.probes.run import train\ntrain(sys.argv[1], sys.argv[2])\n"
 
@@ -74,7 +74,6 @@ def test_an_interrupted_training_of_fewer_layers_is_gone_on_with(
     folder = write_folder(tmp_path / "a", layers=(1, 2, 3), readouts=("last",))
     with monkeypatch.context() as interrupted:
         interrupted.setattr(StageFolder, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        interrupted.setattr(run.shutil, "rmtree", lambda _: None)
         with pytest.raises(KeyboardInterrupt):
             train(folder, tmp_path / "p", layers=[1, 2])
     fitted, real = [], run.fit_layer
@@ -83,3 +82,45 @@ def test_an_interrupted_training_of_fewer_layers_is_gone_on_with(
     assert len(fitted) == 1
     train(folder, tmp_path / "whole")
     assert data_files(tmp_path / "p") == data_files(tmp_path / "whole")
+
+
+def test_a_training_killed_before_its_folder_is_in_place_fits_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from strataprobe.probes import run
+
+    folder = write_folder(tmp_path / "a", layers=(1, 2), readouts=("last",))
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(StageFolder, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+    with monkeypatch.context() as watched:
+        watched.setattr(run, "fit_layer", lambda *_: pytest.fail("a layer that was done is fitted again"))
+        train(folder, tmp_path / "p")
+    assert not (tmp_path / "p" / DONE_FOLDER).exists()
+    train(folder, tmp_path / "whole")
+    assert data_files(tmp_path / "p") == data_files(tmp_path / "whole")
+
+
+def test_saved_fits_left_in_a_finished_folder_are_no_part_of_it_and_go_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_folder(tmp_path / "a", layers=(1,), readouts=("last",))
+    real = StageFolder.commit
+
+    def killed_right_after(stage: StageFolder, manifest: Manifest) -> Manifest:
+        real(stage, manifest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(StageFolder, "commit", killed_right_after)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, tmp_path / "p")
+    assert (tmp_path / "p" / DONE_FOLDER).is_dir()
+    assert verify_folder(tmp_path / "p") == []
+    before = (tmp_path / "p" / "manifest.json").read_bytes()
+    assert b".done" not in before
+    train(folder, tmp_path / "p")
+    assert not (tmp_path / "p" / DONE_FOLDER).exists()
+    assert (tmp_path / "p" / "manifest.json").read_bytes() == before

@@ -20,7 +20,7 @@ from strataprobe.models import LoadedModel
 
 # Largest difference relative to the vector's norm that batching and kernels may make.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2}
-_SUFFIX = "\n\nThe sentiment of this section is"
+_SUFFIX = "\n\nThis text is about"
 _TEXTS = (
     "It rained.",
     "I opened the letter on the stairs and read it twice before I let myself sit down.",

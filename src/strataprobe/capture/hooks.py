@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strataprobe.errors import ModelError
 from strataprobe.models import LoadedModel
 
 Receiver = Callable[[int, Tensor], None]
@@ -17,11 +18,18 @@ class _Enough(Exception):
     """Raised inside the highest block's hook to end the pass there."""
 
 
-def hidden_of(output: Any) -> Tensor:
-    """The residual stream (B, T, D) in a block's output, which is a tensor or a tuple that begins with one."""
+def hidden_of(output: Any, shape: tuple[int, int]) -> Tensor:
+    """The residual stream (B, T, D) in a block's output, which is a tensor or a tuple that begins with one.
+
+    Raises ModelError when its first two axes are not ``shape``, (B, T).
+    """
     hidden = output[0] if isinstance(output, tuple) else output
-    if not isinstance(hidden, Tensor) or hidden.ndim != 3:
-        raise TypeError(f"a block gave {type(hidden).__name__} where a (B, T, D) tensor was expected")
+    found = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
+    if not isinstance(hidden, Tensor) or hidden.ndim != 3 or tuple(hidden.shape[:2]) != shape:
+        raise ModelError(
+            f"a block of this model gives {found} where a residual stream of shape ({shape[0]}, {shape[1]}, D) was "
+            "expected: models of this kind cannot be read."
+        )
     return hidden
 
 
@@ -32,18 +40,19 @@ def run_layers(model: LoadedModel, ids: Tensor, mask: Tensor | None, layers: Seq
     right, whose real tokens never see the padding. Layers arrive in ascending order; the pass ends after the highest.
     """
     highest = max(layers)
+    shape = (int(ids.shape[0]), int(ids.shape[1]))
     handles = []
 
     def after(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _args: Any, output: Any) -> None:
-            receive(layer, hidden_of(output))
+            receive(layer, hidden_of(output, shape))
             if layer == highest:
                 raise _Enough
 
         return hook
 
     def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        receive(0, hidden_of(args[0] if args else kwargs["hidden_states"]))
+        receive(0, hidden_of(args[0] if args else kwargs["hidden_states"], shape))
         if highest == 0:
             raise _Enough
 

@@ -16,7 +16,15 @@ from strataprobe.capture.shards import ShardFolder
 from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.dataset import Dataset
 from strataprobe.errors import NonFiniteError, StageError
-from strataprobe.manifest import Manifest, StageFolder, library_versions, record_files, write_atomic, write_manifest
+from strataprobe.manifest import (
+    Manifest,
+    StageFolder,
+    library_versions,
+    record_files,
+    release_lock,
+    write_atomic,
+    write_manifest,
+)
 from strataprobe.models import LoadedModel
 from strataprobe.progress import Progress, note
 from strataprobe.store import TEXTS_NAME
@@ -72,7 +80,7 @@ class CaptureJob:
         self._tokenize()
         self._begin()
         budget = choose_batch_tokens(self.batch_tokens, self.model)
-        if self.batch_tokens == "auto":
+        if self.batch_tokens == "auto" and not self.shards.is_dir():
             why = "fixed on CPU" if self.model.device.type == "cpu" else "from the free memory"
             note(f"batch-tokens: {budget:,} (auto: {why})")
         shards = {c.name: ShardFolder.open(self.shards / c.name, self._plan(c, budget)) for c in self.corpora}
@@ -92,10 +100,11 @@ class CaptureJob:
 
         An attempt with other options is discarded when it has read nothing yet, or ended in values that are not finite.
         """
-        work, spoiled = self.folder.work, self.folder.work / _NOT_FINITE
-        nothing_read = not any(self.shards.rglob("*.safetensors"))
-        if nothing_read or (spoiled.is_file() and self.folder.pending_key() != self.folder.key):
-            shutil.rmtree(work, ignore_errors=True)
+        spoiled = self.folder.work / _NOT_FINITE
+        pending = self.folder.pending_key()
+        nothing_read = not list(self.shards.rglob("*.safetensors"))
+        if pending is not None and pending != self.folder.key and (nothing_read or spoiled.is_file()):
+            shutil.rmtree(self.folder.work)
         if not self.folder.begin():
             shutil.rmtree(self.shards, ignore_errors=True)
         spoiled.unlink(missing_ok=True)
@@ -173,6 +182,7 @@ class CaptureJob:
                 self._move_in(name)
             write_manifest(self.out, manifest)
             shutil.rmtree(self.folder.work)
+            release_lock(self.out)
         shutil.rmtree(self.shards, ignore_errors=True)
         return manifest
 

@@ -17,7 +17,7 @@ from strataprobe.capture.positions import check_readouts
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.dataset import Dataset, read_dataset
 from strataprobe.errors import DataError, OptionError, StageError
-from strataprobe.manifest import Manifest, StageFolder
+from strataprobe.manifest import Manifest, StageFolder, release_lock
 from strataprobe.models import LoadedModel, load_model, say_choices
 from strataprobe.progress import note
 from strataprobe.store import parse_layers, span
@@ -138,5 +138,6 @@ def _clear_leftovers(folder: StageFolder, existing: Manifest | None) -> None:
     held = existing.details["captured"] if existing else {}
     todo = pending["captured"].items() if pending else ()
     if all(set(job["layers"]) <= set(held.get(name, {"layers": ()})["layers"]) for name, job in todo):
+        release_lock(folder.final)
         shutil.rmtree(folder.work, ignore_errors=True)
         shutil.rmtree(shards_of(folder.final), ignore_errors=True)

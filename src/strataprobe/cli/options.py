@@ -25,6 +25,12 @@ def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"--config {path} is not valid TOML: {error}.") from error
     command = str(context.info_name)
+    known_sections = set(context.parent.command.commands) if context.parent else {command}  # type: ignore[attr-defined]
+    for section in document:
+        if section not in known_sections:
+            raise OptionError(
+                f"--config {path}: {section!r} is no command; sections are {', '.join(sorted(known_sections))}."
+            )
     sections = _STAGES_OF_RUN if command == "run" else (command,)
     known = {p.name: p for p in context.command.params if p.name}
     defaults: dict[str, Any] = {}

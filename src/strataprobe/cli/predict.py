@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from strataprobe.predict.inference import MultiProbeInference, UniversalMultiLayerInference
 
 _CHUNK = 2048
+_MOST_LAYERS = 10_000
 Predictor = Callable[[list[str]], list[dict[str, Any]]]
 
 
@@ -95,9 +96,9 @@ def _predictors(
                 note(f"layer {one.layer} (auto: {one.source.best_reason})")
             predictors[_name_of(folder, predictors)] = _single(one, top_k, threshold)
         else:
-            wanted = parse_layers(ensemble, 10**6)
+            wanted = parse_layers(ensemble, _MOST_LAYERS)
             many = UniversalMultiLayerInference(model, dict.fromkeys(wanted, folder), dtype=dtype, device=device)
-            predictors[_name_of(folder, predictors)] = _several(many, wanted, method, top_k, threshold)
+            predictors[_name_of(folder, predictors)] = _several(many, method, top_k, threshold)
     return predictors
 
 
@@ -109,12 +110,10 @@ def _single(one: MultiProbeInference, top_k: int | None, threshold: float | None
     return predictor
 
 
-def _several(
-    many: UniversalMultiLayerInference, layers: list[int], method: str, top_k: int | None, threshold: float | None
-) -> Predictor:
+def _several(many: UniversalMultiLayerInference, method: str, top_k: int | None, threshold: float | None) -> Predictor:
     def predictor(texts: list[str]) -> list[dict[str, Any]]:
         rows = many.predict_ensemble_batch(texts, method, top_k, threshold)
-        return [{"predictions": row, "layers": layers} for row in rows]
+        return [{"predictions": row, "layers": list(many.layers.values())} for row in rows]
 
     return predictor
 
@@ -130,16 +129,16 @@ def _name_of(folder: Path, taken: dict[str, Predictor]) -> str:
 
 
 def _texts_of(file: str) -> Iterator[str]:
-    """Texts of a file or of standard input, read as they are needed where the form allows it."""
+    """Texts of a file, or of standard input."""
     from strataprobe.dataset import check_text
-    from strataprobe.textfiles import parse_jsonl, read_rows
+    from strataprobe.textfiles import parse_jsonl, read_rows, split_lines
 
     if file != "-":
         rows = read_rows(Path(file))
         if not rows:
             raise DataError(f"{file} holds no texts.")
         return iter([check_text(row.get("text"), place) for place, row in rows])
-    lines = sys.stdin.read().splitlines()
+    lines = split_lines(sys.stdin.read())
     if lines and lines[0].lstrip().startswith("{"):
         return iter([check_text(row.get("text"), place) for place, row in parse_jsonl(lines, "standard input")])
     found = [line for line in lines if line.strip()]

@@ -10,12 +10,16 @@ import typer
 from strataprobe.cli import options as o
 from strataprobe.cli.compare import print_comparison
 from strataprobe.cli.output import print_json, print_table
+from strataprobe.errors import OptionError
+from strataprobe.progress import note
 from strataprobe.recipe import load_recipe
 
 
 def run(
-    model: o.Model,
     out: o.Out,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Model id, local folder, or 'demo'; the recipe's unless given.")
+    ] = None,
     recipe: Annotated[
         str | None, typer.Argument(help="Built-in recipe name or a TOML file; sentiment unless --data is given.")
     ] = None,
@@ -52,8 +56,14 @@ def run(
     from strataprobe.pipeline import run as run_pipeline
 
     name = recipe if recipe is not None else (None if data is not None else "sentiment")
+    chosen = None if name is None else load_recipe(name)
+    if model is None and chosen is None:
+        raise OptionError("--model is missing: name a model id, a folder, or 'demo'.")
+    if model is None and chosen is not None:
+        note(f"model: {chosen.model} (auto: the recipe's)")
+        model = chosen.model
     options = RunOptions(
-        recipe=None if name is None else load_recipe(name),
+        recipe=chosen,
         model=model,
         out=out,
         data=data,
@@ -83,7 +93,7 @@ def run(
         print_json(document)
         return
     print_comparison(document["comparison"])
-    _print_paths(out)
+    _print_paths(out, str(model))
 
 
 def _print_estimate(found: dict[str, Any], json: bool) -> None:
@@ -101,11 +111,11 @@ def _shown(name: str, value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _print_paths(out: Path) -> None:
+def _print_paths(out: Path, model: str) -> None:
     print()
     for name in ("data", "activations", "probes"):
         print(f"{name:<12} {out / name}")
     for path in sorted(out.glob("*_layer_comparison.png")):
         print(f"{'figure':<12} {path}")
     print(f"{'report':<12} {out / 'report.html'}")
-    print(f'{"next":<12} strataprobe predict "..." --probes {out / "probes"}')
+    print(f'{"next":<12} strataprobe predict "..." --probes {out / "probes"} --model {model}')

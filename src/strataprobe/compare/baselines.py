@@ -1,13 +1,15 @@
 """What the layers have to beat: simple readings of the text, the embeddings, and asking the model itself.
 
-Every baseline is fitted on train and validation rows and judged on the same test rows as the probes. One that cannot be
-had is listed all the same, with the reason.
+All are judged on the same test rows as the probes. ``length`` and ``tfidf`` are fitted on train and validation rows,
+``layer_0`` on train rows with C chosen on validation rows; ``majority``, ``lexicon`` and ``zero_shot`` are not fitted. A
+baseline that cannot be had is listed all the same, with the reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -165,7 +167,20 @@ def _zero_shot(texts: Texts, class_names: Sequence[str]) -> np.ndarray:
     if not all(isinstance(a, dict) and all(name in a for name in class_names) for a in answers):
         raise SkippedError("the model was not asked: only decoders with a suffix and their last layer captured are")
     values = np.array([[float(a[name]) for name in class_names] for a in answers if a is not None])
+    same = _same_columns(values)
+    if same is not None:
+        pair = "" if len(class_names) == 2 else f" {class_names[same[0]]} and {class_names[same[1]]}"
+        raise SkippedError(f"the class words{pair} begin with the same token")
     if len(class_names) > 2 and len(values):
         return values - values.mean(axis=1, keepdims=True)
     difference = values[:, 1] - values[:, 0] if len(values) else np.zeros(0)
     return np.stack([-difference, difference], axis=1)
+
+
+def _same_columns(values: np.ndarray) -> tuple[int, int] | None:
+    """The first two columns (n, C) that are the same in every row but for rounding."""
+    if not len(values):
+        return None
+    rounding = 1e-5 * float(np.abs(values).max())
+    pairs = combinations(range(values.shape[1]), 2)
+    return next(((i, j) for i, j in pairs if np.abs(values[:, i] - values[:, j]).max() <= rounding), None)

@@ -18,7 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from strataprobe.compare.wording import BASELINE_TITLES, curves_of, figure_note, figure_title, model_title
+from strataprobe.compare.wording import (
+    BASELINE_TITLES,
+    curves_of,
+    eval_names,
+    eval_values,
+    figure_note,
+    figure_title,
+    model_title,
+)
 
 READOUT_COLOURS = ("#0072B2", "#D55E00", "#009E73")
 EVAL_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#009E73")
@@ -140,14 +148,15 @@ def _draw_readouts(axes: Axes, curves: dict[str, list[dict[str, Any]]]) -> list[
 def _draw_evals(axes: Axes, document: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> list[Line2D]:
     entries = curves[document["primary_readout"]]
     handles = []
-    for i, name in enumerate(sorted({name for e in entries for name in e["eval"]})):
-        values = [np.nan if e["eval"].get(name) is None else e["eval"][name] for e in entries]
+    for i, name in enumerate(eval_names(entries)):
+        values = [np.nan if value is None else value for value in eval_values(entries, name)]
         (line,) = axes.plot(
             numbers(entries, "layer"),
             values,
             color=EVAL_COLOURS[i % len(EVAL_COLOURS)],
             linestyle=EVAL_DASHES[i % len(EVAL_DASHES)],
             linewidth=1.2,
+            marker="." if len(values) == 1 or np.isnan(values).any() else None,
             label=f"on {name}",
             zorder=3.5,
         )

@@ -11,25 +11,21 @@
 | C007 | whether every probe reached its optimum |
 | C008 | which baselines were skipped, and why |
 | C009 | whether the test rows confirm the cross-validated AUC |
-| C010 | how the best layer does on text from elsewhere |
+| C010 | how the best layer does on text from elsewhere, and which layers were captured without it |
 | C011 | whether groups of related texts stayed in one split |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
-from strataprobe.compare.wording import best_entry, interval_words, primary_entries, spaced, three
-
-Level = Literal["ok", "warning", "error", "skipped"]
-Finding = dict[str, str]
+from strataprobe.compare.elsewhere import elsewhere_findings
+from strataprobe.compare.wording import Finding, as_finding, best_entry, interval_words, primary_entries, spaced, three
 
 _FEW_TEXTS_A_CLASS = 50
 _WIDE = 0.10
 _PERFECT = 0.9995
-# A fall in AUC on text from elsewhere that is worth a warning.
-_FALL = 0.10
 
 
 def collect_findings(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -48,21 +44,17 @@ def collect_findings(document: dict[str, Any], facts: dict[str, Any]) -> list[Fi
         _convergence,
         _skipped_baselines,
         _confirmed,
-        _elsewhere,
+        elsewhere_findings,
         _groups,
     ]
     return [finding for maker in makers for finding in maker(document, facts)]
-
-
-def _finding(code: str, level: Level, message: str) -> Finding:
-    return {"code": code, "level": level, "message": message}
 
 
 def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     readout, best = document["primary_readout"], best_entry(document)
     if best is not None:
         return [
-            _finding(
+            as_finding(
                 "C001",
                 "ok",
                 f"Layer {best['layer']} (block index {best['block_index']}) is the best of "
@@ -74,7 +66,7 @@ def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding
     known = [e for e in primary_entries(document) if e["cv_auc"] is not None]
     if not known:
         return [
-            _finding(
+            as_finding(
                 "C001",
                 "error",
                 f"No layer of readout `{readout}` has a cross-validated AUC, as no fold "
@@ -84,7 +76,7 @@ def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding
     top = max(known, key=lambda e: e["cv_auc"])
     hurdle = max(0.5, top["control_val_auc"] or 0.0)
     return [
-        _finding(
+        as_finding(
             "C001",
             "warning",
             f"No layer of readout `{readout}` beats its control, so there is no best "
@@ -98,17 +90,17 @@ def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding
 def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     best = document["best_layer"]
     if best is None:
-        return [_finding("C002", "skipped", "Layers were not compared with the best one, as there is none.")]
+        return [as_finding("C002", "skipped", "Layers were not compared with the best one, as there is none.")]
     if len(primary_entries(document)) == 1:
-        return [_finding("C002", "skipped", f"Layer {best} is the only one: train more layers to compare it with.")]
+        return [as_finding("C002", "skipped", f"Layer {best} is the only one: train more layers to compare it with.")]
     others = [layer for layer in document["tied_layers"] if layer != best]
     if not others:
-        return [_finding("C002", "ok", f"Layer {best} is better than every other layer, all pairs compared at once.")]
+        return [as_finding("C002", "ok", f"Layer {best} is better than every other layer, all pairs compared at once.")]
     n = document["n_texts"]["train"] + document["n_texts"]["val"]
     earliest = min(document["tied_layers"])
     advice = f"; the earliest of them, {earliest}, needs the fewest blocks" if earliest != best else ""
     return [
-        _finding(
+        as_finding(
             "C002",
             "ok",
             f"Layers {spaced(document['tied_layers'])} cannot be told apart on these {n:,} "
@@ -120,12 +112,12 @@ def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Findin
 
 def _can_rank(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     if document["best_layer"] is None:
-        return [_finding("C003", "skipped", "There is nothing to rank, as no layer beats its control.")]
+        return [as_finding("C003", "skipped", "There is nothing to rank, as no layer beats its control.")]
     perfect = [e["layer"] for e in primary_entries(document) if (e["cv_auc"] or 0.0) >= _PERFECT]
     if len(perfect) < 2:
-        return [_finding("C003", "ok", "The texts are hard enough to rank the layers.")]
+        return [as_finding("C003", "ok", "The texts are hard enough to rank the layers.")]
     return [
-        _finding(
+        as_finding(
             "C003",
             "warning",
             f"Layers {spaced(perfect)} are all perfect, so these texts cannot rank them: "
@@ -136,13 +128,13 @@ def _can_rank(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
 
 def _baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     if document["best_layer"] is None:
-        return [_finding("C004", "skipped", "Baselines were not compared with the best layer, as there is none.")]
+        return [as_finding("C004", "skipped", "Baselines were not compared with the best layer, as there is none.")]
     known = {k: b for k, b in document["baselines"].items() if b["test_auc"] is not None and k != "majority"}
     if not known:
-        return [_finding("C004", "skipped", "There is no baseline to compare the best layer with.")]
+        return [as_finding("C004", "skipped", "There is no baseline to compare the best layer with.")]
     equal = [k for k, b in known.items() if b["best_minus_this_low"] is None or b["best_minus_this_low"] <= 0]
     if not equal:
-        return [_finding("C004", "ok", f"The best layer is above every baseline on test texts: {', '.join(known)}.")]
+        return [as_finding("C004", "ok", f"The best layer is above every baseline on test texts: {', '.join(known)}.")]
     advice = {
         "tfidf": "the words alone give the class away (see the data audit), so test on text that no generator wrote",
         "length": "the classes differ in length, so even the lengths out",
@@ -153,7 +145,7 @@ def _baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     best = best_entry(document)
     assert best is not None
     return [
-        _finding(
+        as_finding(
             "C004",
             "warning",
             f"The baseline {k} reaches AUC {three(known[k]['test_auc'])} on the test texts, "
@@ -173,13 +165,15 @@ def _control(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     limit = facts["control_limit"]
     known = [e for e in primary_entries(document) if e["control_auc"] is not None]
     if not known or limit is None:
-        return [_finding("C005", "skipped", "There are no control probes: the test texts lack a class.")]
+        return [as_finding("C005", "skipped", "There are no control probes: the test texts lack a class.")]
     above = [e["layer"] for e in known if e["control_auc"] > limit]
     if not above:
         top = max(e["control_auc"] for e in known)
-        return [_finding("C005", "ok", f"Probes trained on shuffled labels stay at chance (AUC {three(top)} at most).")]
+        return [
+            as_finding("C005", "ok", f"Probes trained on shuffled labels stay at chance (AUC {three(top)} at most).")
+        ]
     return [
-        _finding(
+        as_finding(
             "C005",
             "warning",
             f"Probes trained on shuffled labels are above chance at layers {spaced(above)} "
@@ -192,7 +186,7 @@ def _test_size(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     n, fewest = document["n_texts"]["test"], min(document["test_texts_by_class"].values(), default=0)
     if fewest == 0:
         return [
-            _finding(
+            as_finding(
                 "C006",
                 "error",
                 "The test split lacks a class, so there is no test AUC: add texts of every class, or change the split.",
@@ -201,10 +195,10 @@ def _test_size(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     best = best_entry(document)
     width = 0.0 if best is None else best["test_auc_high"] - best["test_auc_low"]
     if fewest >= _FEW_TEXTS_A_CLASS and width <= _WIDE:
-        return [_finding("C006", "ok", f"The test set is large enough: {n:,} texts, {fewest:,} of the rarest class.")]
+        return [as_finding("C006", "ok", f"The test set is large enough: {n:,} texts, {fewest:,} of the rarest class.")]
     wide = "" if best is None else f", and the interval of the best layer's AUC is {three(width)} wide"
     return [
-        _finding(
+        as_finding(
             "C006",
             "warning",
             f"The test set is small: {n:,} texts, {fewest:,} of the rarest class{wide}; "
@@ -216,22 +210,22 @@ def _test_size(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
 def _convergence(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     failed = facts["unconverged"]
     if failed is None:
-        return [_finding("C007", "skipped", "Whether the probes converged was not recorded with them.")]
+        return [as_finding("C007", "skipped", "Whether the probes converged was not recorded with them.")]
     if failed:
         return [
-            _finding(
+            as_finding(
                 "C007",
                 "warning",
                 f"The probes of layers {spaced(failed)} did not reach their optimum: look "
                 "for activations of extreme size there.",
             )
         ]
-    return [_finding("C007", "ok", "Every probe reached its optimum.")]
+    return [as_finding("C007", "ok", "Every probe reached its optimum.")]
 
 
 def _skipped_baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     return [
-        _finding("C008", "skipped", f"The baseline {name} was skipped: {entry['reason']}.")
+        as_finding("C008", "skipped", f"The baseline {name} was skipped: {entry['reason']}.")
         for name, entry in document["baselines"].items()
         if entry["test_auc"] is None
     ]
@@ -240,10 +234,10 @@ def _skipped_baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[
 def _confirmed(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     best = best_entry(document)
     if best is None or best["test_auc"] is None:
-        return [_finding("C009", "skipped", "There is no choice for the test texts to confirm.")]
+        return [as_finding("C009", "skipped", "There is no choice for the test texts to confirm.")]
     if best["test_auc_high"] < best["cv_auc_low"]:
         return [
-            _finding(
+            as_finding(
                 "C009",
                 "warning",
                 f"The test texts do not confirm layer {best['layer']}: AUC "
@@ -252,7 +246,7 @@ def _confirmed(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
             )
         ]
     return [
-        _finding(
+        as_finding(
             "C009",
             "ok",
             f"The test texts, which played no part in choosing layer {best['layer']}, agree "
@@ -261,36 +255,14 @@ def _confirmed(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     ]
 
 
-def _elsewhere(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
-    best = best_entry(document)
-    if best is None or not best["eval"]:
-        return [_finding("C010", "skipped", "No text from elsewhere was given: do so with --eval NAME=FILE.")]
-    found = []
-    for name, value in sorted(best["eval"].items()):
-        if value is None:
-            found.append(_finding("C010", "skipped", f"{name} has no AUC: it needs labelled texts of both classes."))
-            continue
-        fell = best["test_auc"] is not None and best["test_auc"] - value > _FALL
-        advice = "; expect this, not the test AUC, on text of that kind" if fell else ""
-        found.append(
-            _finding(
-                "C010",
-                "warning" if fell else "ok",
-                f"On {name}, layer {best['layer']} reaches AUC "
-                f"{three(value)}, {three(best['test_auc'])} on the test texts{advice}.",
-            )
-        )
-    return found
-
-
 def _groups(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
     if facts["shared_groups"]:
         return [
-            _finding(
+            as_finding(
                 "C011",
                 "error",
                 f"{facts['shared_groups']:,} groups of related texts lie both in train or "
                 "validation and in test, so the test AUC is too high: split by group.",
             )
         ]
-    return [_finding("C011", "ok", "Every group of related texts lies in one split.")]
+    return [as_finding("C011", "ok", "Every group of related texts lies in one split.")]

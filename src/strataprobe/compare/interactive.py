@@ -10,6 +10,8 @@ from strataprobe.compare.wording import (
     BASELINE_TITLES,
     best_entry,
     curves_of,
+    eval_names,
+    eval_values,
     interval_words,
     three,
 )
@@ -25,9 +27,9 @@ def plotly_figure(document: dict[str, Any]) -> dict[str, Any]:
         traces += _readout_traces(readout, entries, READOUT_COLOURS[i % len(READOUT_COLOURS)], primary=i == 0)
     primary = curves[document["primary_readout"]]
     layers = [e["layer"] for e in primary]
-    for i, name in enumerate(sorted({name for e in primary for name in e["eval"]})):
+    for i, name in enumerate(eval_names(primary)):
         line = {"color": EVAL_COLOURS[i % len(EVAL_COLOURS)], "dash": _EVAL_DASHES[i % len(_EVAL_DASHES)], "width": 2}
-        traces.append(_line(f"on {name}", layers, [e["eval"].get(name) for e in primary], line))
+        traces.append(_line(f"on {name}", layers, eval_values(primary, name), line))
     control = {"color": CONTROL_COLOUR, "dash": "dot", "width": 1.5}
     traces.append(_line("control: shuffled labels", layers, [e["control_auc"] for e in primary], control))
     best = best_entry(document)
@@ -149,7 +151,7 @@ def _line(name: str, x: Sequence[float], y: Sequence[float | None], line: dict[s
     shown = name.replace("<", "&lt;")
     return {
         "type": "scatter",
-        "mode": "lines",
+        "mode": "lines+markers" if len(y) == 1 or None in y else "lines",
         "x": list(x),
         "y": list(y),
         "name": shown,

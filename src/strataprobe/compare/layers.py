@@ -16,7 +16,7 @@ from strataprobe.compare.controls import DEFAULT_C, Controls, shuffle_labels, sp
 from strataprobe.metrics import AucEstimate, accuracy_interval, auc_interval, clustered_auc, folded_auc, macro_auc
 from strataprobe.probes.files import Oof, TrainedProbes
 from strataprobe.progress import Progress
-from strataprobe.store import ActivationFolder, LayerRows
+from strataprobe.store import ActivationFolder, LayerRows, layer_file_name
 
 Key = tuple[str, int]
 
@@ -33,7 +33,10 @@ class TestRows:
 
 @dataclass(frozen=True)
 class Measured:
-    """One layer and readout on the test rows, with its control and the AUC on each text given with ``--eval``."""
+    """One layer and readout on the test rows, with its control and the AUC on each text given with ``--eval``.
+
+    ``evals`` lacks the names that this layer was captured without.
+    """
 
     readout: str
     layer: int
@@ -152,6 +155,8 @@ def penalty_of(probes: TrainedProbes, readout: str, layer: int) -> float:
 def _eval_aucs(probe_set: Any, folder: ActivationFolder, readout: str, layer: int) -> dict[str, float]:
     found = {}
     for name in folder.eval_names:
+        if not (folder.path / layer_file_name(layer, name)).is_file():
+            continue
         x, y = labelled(folder.read_eval(layer, name, readout))
         found[name] = one_auc(y, np.asarray(probe_set.logits(x), dtype=np.float64)) if len(y) else float("nan")
     return found

@@ -23,6 +23,7 @@ from strataprobe.compare.wording import (
     BASELINE_TITLES,
     best_entry,
     curves_of,
+    eval_names,
     figure_note,
     figure_title,
     interval_words,
@@ -74,7 +75,7 @@ def report_html(
         findings=findings,
         open_findings=[f for f in findings if f["level"] in ("error", "warning")],
         curves=curves,
-        eval_names=sorted({name for e in document["layers"] for name in e["eval"]}),
+        eval_names=eval_names(document["layers"]),
         tied=set(document["tied_layers"]),
         baseline_titles=BASELINE_TITLES,
         examples=list(examples),
@@ -186,7 +187,7 @@ def _code(text: str) -> Markup:
 
 def _csv_link(document: dict[str, Any]) -> str:
     """The table of layers as CSV in a data: link."""
-    names = sorted({name for e in document["layers"] for name in e["eval"]})
+    names = eval_names(document["layers"])
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*_LAYER_COLUMNS, *(f"eval_{name}" for name in names)])

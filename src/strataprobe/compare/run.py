@@ -5,6 +5,7 @@ No model is read.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from strataprobe.compare.document import FORMAT_VERSION, Sources, build_document
 from strataprobe.compare.figures import layer_comparison_png
 from strataprobe.compare.layers import layer_keys, measure_layers, read_test_rows
 from strataprobe.compare.report import report_html, wrong_examples
-from strataprobe.errors import OptionError, RecipeError, StageError
+from strataprobe.errors import OptionError, StageError
 from strataprobe.manifest import (
     Manifest,
     library_versions,
@@ -26,11 +27,14 @@ from strataprobe.manifest import (
 )
 from strataprobe.probes.files import TrainedProbes, load_oof, load_probes
 from strataprobe.progress import note
-from strataprobe.recipe import Recipe, load_recipe
+from strataprobe.recipe import Recipe, builtin_recipes, load_recipe
 from strataprobe.store import ActivationFolder
 
 COMPARISON_NAME = "comparison.json"
 REPORT_NAME = "report.html"
+# What stands in for the name of the recipe where there is none.
+_NO_RECIPE = "texts"
+_FILE_NAME_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def compare(
@@ -90,15 +94,15 @@ def _open(probes: Sequence[str | Path], activations: Sequence[str | Path] | None
         raise StageError(f"{path} has no folder 'activations' beside it: say where they are with --activations DIR.")
     folder = ActivationFolder.open(beside, trained.manifest.config.get("numbering", "strataprobe"))
     check_trained_on(trained, folder, path)
-    name = recipe.name if recipe else trained.info.get("recipe_name") or folder.info["recipe_name"]
-    if recipe is None and name:
-        try:
-            recipe = load_recipe(name)
-        except RecipeError:
-            recipe = None
+    name = recipe.name if recipe else str(trained.info.get("recipe_name") or folder.info["recipe_name"])
+    if name and not _FILE_NAME_SAFE.fullmatch(name):
+        note(f"compare: the recipe name {name!r} in {path} cannot be part of a file name, '{_NO_RECIPE}' is used")
+        name = ""
+    if recipe is None and name in builtin_recipes():
+        recipe = load_recipe(name)
     if not layer_keys(trained):
         raise StageError(f"{path} holds no probes of a layer from 1 on: train some first.")
-    return Sources(trained, load_oof(path), folder, recipe, name or "texts")
+    return Sources(trained, load_oof(path), folder, recipe, name or _NO_RECIPE)
 
 
 def check_trained_on(probes: TrainedProbes, folder: ActivationFolder, path: Path) -> None:
@@ -124,9 +128,14 @@ def _digest(manifest: Manifest | None, path: Path) -> str:
 
 
 def _finished(paths: Sequence[Path], inputs: dict[str, str], config: dict[str, Any]) -> dict[str, Any] | None:
+    """The document that is there already, None where it was made from something else or cannot be read."""
     if not all(path.is_file() for path in paths):
         return None
-    document = read_json(paths[0])
+    try:
+        document = read_json(paths[0])
+    except StageError:
+        note(f"compare: {paths[0]} cannot be read, it is written again")
+        return None
     same = isinstance(document, dict) and document.get("inputs") == inputs and document.get("config") == config
     if not same or document.get("versions") != library_versions():
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, Literal
 
 from strataprobe.store import span
 
@@ -16,6 +16,15 @@ BASELINE_TITLES = {
     "layer_0": "layer 0 (embeddings)",
     "zero_shot": "asking the model",
 }
+
+
+Level = Literal["ok", "warning", "error", "skipped"]
+Finding = dict[str, str]
+
+
+def as_finding(code: str, level: Level, message: str) -> Finding:
+    """A finding: a permanent code, a level, and a sentence that says what to do."""
+    return {"code": code, "level": level, "message": message}
 
 
 def curves_of(document: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -36,6 +45,16 @@ def primary_entries(document: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(
         (e for e in document["layers"] if e["readout"] == document["primary_readout"]), key=lambda e: e["layer"]
     )
+
+
+def eval_names(entries: Iterable[dict[str, Any]]) -> list[str]:
+    """Names of the texts from elsewhere that any of these layers was captured with, sorted."""
+    return sorted({name for e in entries for name in e["eval"]})
+
+
+def eval_values(entries: Iterable[dict[str, Any]], name: str) -> list[float | None]:
+    """AUC on one of them at each layer, None where there is none."""
+    return [e["eval"].get(name) for e in entries]
 
 
 def interval_words(entry: dict[str, Any], name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from strataprobe.dataset import Dataset, read_dataset
 from strataprobe.errors import DataError
-from strataprobe.metrics import auc_interval, clustered_auc
+from strataprobe.metrics import AucEstimate, auc_interval, clustered_auc, macro_auc
 from strataprobe.predict.inference import MultiProbeInference
 
 
@@ -41,28 +41,23 @@ def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict
         result["accuracy"] = float(np.mean(chosen.astype(int) == labels))
         return result
     classes = {name: _one_class(labels == c, logits[:, c], groups) for c, name in enumerate(names)}
-    measured = [v["auc"] for v in classes.values() if v["auc"] is not None]
     probabilities = inference.probes.calibrated(logits)
     for c, name in enumerate(names):
         active = probabilities[:, c] >= inference.probes.thresholds[c]
         classes[name]["accuracy"] = float(np.mean(active == (labels == c)))
-    result |= {
-        "auc": float(np.mean(measured)) if measured else None,
-        "auc_low": None,
-        "auc_high": None,
-        "accuracy": float(np.mean(probabilities.argmax(axis=1) == labels)),
-        "classes": classes,
-    }
+    estimate = macro_auc(labels, logits[:, :, None], groups)
+    result |= _with_interval(estimate)
+    result["accuracy"] = float(np.mean(probabilities.argmax(axis=1) == labels))
+    result["classes"] = classes
     return result
 
 
 def _one_class(positive: np.ndarray, logits: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    if positive.all() or not positive.any():
-        return {"auc": None, "auc_low": None, "auc_high": None}
-    estimate = clustered_auc(positive.astype(int), logits, groups)
-    low, high = auc_interval(estimate)
-    return {"auc": _number(estimate.auc), "auc_low": _number(low), "auc_high": _number(high)}
+    return _with_interval(clustered_auc(positive.astype(int), logits, groups))
 
 
-def _number(value: Any) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
+def _with_interval(estimate: AucEstimate) -> dict[str, Any]:
+    """AUC and bounds as plain numbers; None where only one class is there."""
+    values = (estimate.auc, *auc_interval(estimate))
+    numbers = [float(np.asarray(v).reshape(-1)[0]) for v in values]
+    return {name: None if np.isnan(v) else v for name, v in zip(("auc", "auc_low", "auc_high"), numbers, strict=True)}

@@ -10,10 +10,11 @@ import numpy as np
 
 from strataprobe.compare.ensembles import METHODS, combine_mean, combine_stacked, combine_vote, fit_stackers
 from strataprobe.errors import OptionError, ProbeError
-from strataprobe.models import LoadedModel, load_model
+from strataprobe.models import DEMO, LoadedModel, load_model
 from strataprobe.predict.scorer import Float64, Scorer, predictions, ranked
-from strataprobe.predict.sources import Numbering, ProbeSource, open_probes, out_of_fold
+from strataprobe.predict.sources import ProbeSource, open_probes, out_of_fold
 from strataprobe.probes.probe import REGRESSION, ProbeSet
+from strataprobe.store import Numbering
 
 Predictions = list[dict[str, Any]]
 
@@ -33,6 +34,10 @@ def check_threshold(threshold: float | None) -> None:
 def _model_for(model_name: Any, source: ProbeSource, tokenizer: Any, dtype: str, device: str) -> LoadedModel:
     if model_name is None and not source.model_name:
         raise ProbeError(f"{source.path} does not say which model it belongs to: name it.")
+    if model_name is None and ":" in source.model_revision and source.model_name != DEMO:
+        raise ProbeError(
+            f"{source.path} was trained on the local model {source.model_name!r}: name its folder with --model."
+        )
     return load_model(source.model_name if model_name is None else model_name, tokenizer, dtype=dtype, device=device)
 
 
@@ -60,8 +65,7 @@ class MultiProbeInference:
         device: str = "auto",
     ) -> None:
         source = open_probes(probes_dir, layer=layer, numbering=numbering, readout=readout)
-        ours = None if layer is None or len(source.sets) == 1 else layer
-        self.probes: ProbeSet = source.at(ours)
+        self.probes: ProbeSet = source.at(layer if source.numbered else None)
         self.source = source
         self.model = _model_for(model_name, source, tokenizer, dtype, device)
         self._scorer = Scorer(self.model, [self.probes])
@@ -118,7 +122,7 @@ class UniversalMultiLayerInference:
             number = key if isinstance(key, int) else None
             source = open_probes(path, layer=number, numbering=numbering, readout=readout)
             sources[key] = source
-            self._sets[key] = source.at(number if len(source.sets) > 1 else None)
+            self._sets[key] = source.at(number if source.numbered else None)
         self._folders = [source.path for source in sources.values()]
         first = next(iter(self._sets.values()))
         for key, probes in self._sets.items():

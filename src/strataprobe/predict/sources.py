@@ -4,27 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from strataprobe.errors import ProbeError
+from strataprobe.errors import ProbeError, StageError
 from strataprobe.manifest import read_json
-from strataprobe.probes.files import PROBES_NAME, load_oof, load_probe_folder, load_probes
+from strataprobe.probes.files import PROBES_NAME, load_oof, load_probes
 from strataprobe.probes.probe import ProbeSet
-from strataprobe.store import span
-
-Numbering = Literal["strataprobe", "brije"]
+from strataprobe.probes.pth import load_probe_folder
+from strataprobe.store import Numbering, span
 
 
 @dataclass(frozen=True)
 class ProbeSource:
-    """Probe sets of one recipe by layer (one readout), and which layer to use when none is named."""
+    """Probe sets of one recipe by layer (one readout), and which layer to use when none is named.
+
+    ``numbered`` says that the folder holds layers by our own numbers, so that a layer may be asked for.
+    """
 
     path: Path
     sets: dict[int, ProbeSet]
     best_layer: int
     best_reason: str
+    numbered: bool
 
     @property
     def class_names(self) -> list[str]:
@@ -35,6 +38,11 @@ class ProbeSource:
     def model_name(self) -> str:
         """Name of the model the probes were trained on; "" where the files do not say."""
         return next(iter(self.sets.values())).first.model
+
+    @property
+    def model_revision(self) -> str:
+        """Revision of that model; "" where the files do not say."""
+        return next(iter(self.sets.values())).first.model_revision
 
     def at(self, layer: int | None) -> ProbeSet:
         """The probe set of a layer; of the best one for None. Raises ProbeError when it is not there."""
@@ -63,7 +71,7 @@ def open_probes(
             "of its layer_K folders."
         )
     found = load_probe_folder(folder, layer=layer, numbering=numbering)
-    return ProbeSource(folder, {found.layer: found}, found.layer, "the folder's only layer")
+    return ProbeSource(folder, {found.layer: found}, found.layer, "the folder's only layer", numbered=False)
 
 
 def _trained(folder: Path, readout: str | None) -> ProbeSource:
@@ -72,15 +80,27 @@ def _trained(folder: Path, readout: str | None) -> ProbeSource:
     if chosen not in trained.readouts:
         raise ProbeError(f"{folder} has no probes for readout {chosen!r}; there are: {', '.join(trained.readouts)}.")
     sets = {layer: trained.sets[chosen, layer] for layer in trained.layers}
-    comparison = folder.parent / "comparison.json"
-    if readout in (None, trained.primary) and comparison.is_file():
-        best = read_json(comparison).get("best_layer")
-        if best in sets:
-            return ProbeSource(folder, sets, best, f"best_layer of {comparison.name}")
+    compared = _comparison_of(folder, trained.manifest.files_sha256) if chosen == trained.primary else None
+    if compared is not None and compared["best_layer"] in sets:
+        return ProbeSource(folder, sets, compared["best_layer"], "best_layer of comparison.json", numbered=True)
     recorded = trained.manifest.details["layers"][chosen]
     cv = {layer: recorded[str(layer)]["cv_auc"] for layer in sets}
     best = min(cv, key=lambda k: (-cv[k], k))
-    return ProbeSource(folder, sets, best, f"highest cross-validated AUC in training, {cv[best]:.3f}")
+    reason = f"highest cross-validated AUC in training, {cv[best]:.3f}"
+    if compared is not None and compared["best_layer"] is None:
+        reason += "; the comparison found no layer that beats its control, so expect chance"
+    return ProbeSource(folder, sets, best, reason, numbered=True)
+
+
+def _comparison_of(folder: Path, probes_sha256: str) -> dict[str, Any] | None:
+    """The comparison beside a folder of probes, if it can be read and was made from these very probes."""
+    path = folder.resolve().parent / "comparison.json"
+    try:
+        document = read_json(path)
+    except StageError:
+        return None
+    made_from = document.get("inputs", {}).get("probes") if isinstance(document, dict) else None
+    return document if made_from == probes_sha256 else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """Files of a probes folder: ``probes.safetensors`` and ``oof_logits.safetensors``, each with one JSON metadata key, so
-that the same values are the same bytes; the ``.pth`` export is in ``pth.py`` and can be reached from here.
+that the same values are the same bytes; the ``.pth`` export is in ``pth.py``.
 """
 
 from __future__ import annotations
@@ -19,24 +19,6 @@ from strataprobe.errors import ProbeError, StageError
 from strataprobe.manifest import Manifest, read_manifest, sha256_file, write_atomic
 from strataprobe.probes.calibration import Calibration
 from strataprobe.probes.probe import Probe, ProbeSet
-from strataprobe.probes.pth import load_probe_folder, load_pth, pth_bytes, pth_name, save_pth
-
-__all__ = [
-    "Oof",
-    "TrainedProbes",
-    "load_oof",
-    "load_probe_folder",
-    "load_probes",
-    "load_pth",
-    "pack",
-    "pth_bytes",
-    "pth_name",
-    "save_pth",
-    "tensor_name",
-    "unpack",
-    "write_oof",
-    "write_probes",
-]
 
 PROBES_NAME = "probes.safetensors"
 OOF_NAME = "oof_logits.safetensors"

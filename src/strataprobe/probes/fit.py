@@ -14,15 +14,16 @@ from strataprobe.probes.families import get_family
 from strataprobe.probes.layerfit import Rows, calibrated
 from strataprobe.probes.probe import ProbeSet
 from strataprobe.progress import Progress
-from strataprobe.store import Activations, span
+from strataprobe.store import INFO_FIELDS, Activations, span
 
 MIN_ROWS = 10
-_INFO = ("model_name", "model_revision", "prefix", "suffix", "template", "recipe_name")
 
 
 class FittedProbes(Mapping[int, ProbeSet]):
-    """Probe sets by layer: ``probes[26]["positive"]``. ``cv_auc`` {layer: AUC} is of rows left out of the fit.
+    """Probe sets by layer: ``probes[26]["positive"]``.
 
+    ``cv_auc`` {layer: AUC} is the mean over folds of the AUC on the rows each fold leaves out of the fit, averaged over
+    classes; that of one class is its probe's ``extra["cv_auc"]``. There is no ``val_auc``, as no split is set aside.
     ``best_layer`` is the earliest layer whose ``cv_auc`` is the highest.
     """
 
@@ -86,7 +87,7 @@ def fit(
     folds = make_folds(codes, of_row, names, seed)
     check_folds(folds, codes, names)
     rows = Rows([str(i) for i in kept], codes, of_row, folds)
-    info = {name: str(acts.info.get(name, "")) for name in _INFO}
+    info = {name: str(acts.info.get(name, "")) for name in INFO_FIELDS}
     sets, cv_auc = {}, {}
     with Progress("fit", len(layers), "layers") as progress:
         for layer in layers:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strataprobe.dataset import SPLITS
 from strataprobe.errors import DataError, StageError
 from strataprobe.manifest import write_atomic
-from strataprobe.metrics import auc, classification_summary, folded_auc
+from strataprobe.metrics import auc, classification_summary, expected_calibration_error, folded_auc
 from strataprobe.probes.calibration import Calibration, choose_threshold, fit_platt, sigmoid
 from strataprobe.probes.crossval import (
     CrossValidated,
@@ -27,8 +28,6 @@ from strataprobe.probes.families import Fitter, LinearFit
 from strataprobe.probes.files import pack, unpack
 from strataprobe.probes.probe import Probe, ProbeSet
 from strataprobe.store import ActivationFolder, LayerRows
-
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +168,28 @@ def fit_layer(splits: dict[str, LayerRows], rows: Rows, n_classes: int, fitter: 
     )
     both = np.concatenate([train.activations, val.activations])
     crossed = cross_validate(fitter, both, class_columns(rows.labels, n_classes), rows.folds)
-    result = calibrated(fit, fit.logits(val.activations), val.labels, crossed, rows, n_classes)
+    val_logits = fit.logits(val.activations)
+    result = calibrated(fit, val_logits, val.labels, crossed, rows, n_classes)
+    _add_val_aucs(result.report, val_logits, class_columns(val.labels, n_classes))
     test_logits = test.activations.astype(np.float64) @ result.weight.T.astype(np.float64) + result.bias
     probabilities = sigmoid(test_logits * result.calibration[:, 0] + result.calibration[:, 1])
     metrics = [
         classification_summary(test.labels == c, probabilities[:, c], float(result.threshold[c]))
+        | {"ece": expected_calibration_error(test.labels == c, probabilities[:, c])}
         for c in range(n_classes)
     ]
     counts = {"n_train": len(train.labels), "n_val": len(val.labels), "n_test": len(test.labels)}
     result.report.update(counts, test=metrics, elapsed_s=time.monotonic() - started_s)
     return result
+
+
+def _add_val_aucs(report: dict[str, Any], logits: NDArray[np.float64], Y: NDArray[np.float64]) -> None:
+    """Add ``val_auc`` to each class and their mean; one column for two classes is of both."""
+    classes = report["classes"]
+    for c, entry in enumerate(classes):
+        k = c if Y.shape[1] == len(classes) else 0
+        entry["val_auc"] = auc(Y[:, k], logits[:, k])
+    report["val_auc"] = float(np.mean([entry["val_auc"] for entry in classes]))
 
 
 def calibrated(
@@ -191,7 +202,8 @@ def calibrated(
 ) -> LayerResult:
     """All classes, each calibrated and its threshold chosen from ``logits`` (n, K) of rows it was not fitted on.
 
-    The out-of-fold log-odds become logits of these probes: what the calibration turns back into the log-odds.
+    Its report has ``cv_auc`` for each class, the mean of the AUCs within each fold, and their mean over classes. The
+    out-of-fold log-odds become logits of these probes: what the calibration turns back into the log-odds.
     """
     Y = class_columns(labels, n_classes)
     oof = np.empty_like(crossed.logits)
@@ -204,8 +216,7 @@ def calibrated(
         oof[:, k] = (crossed.logits[:, k] - intercept) / slope
         threshold.append(choose_threshold(Y[:, k], sigmoid(slope * logits[:, k] + intercept), symmetric=two))
         own = folded_auc(rows.labels == (1 if two else k), crossed.logits[:, k], rows.group_indices(), rows.folds)
-        measured = {"val_auc": auc(Y[:, k], logits[:, k]), "cv_auc": float(own.auc[0])}
-        classes.append(fit.settings[k] | measured | {"calibration_fallback": platt.fallback})
+        classes.append(fit.settings[k] | {"cv_auc": float(own.auc[0]), "calibration_fallback": platt.fallback})
     if two:
         calibration.insert(0, list(Calibration(*calibration[0]).mirrored()))
         threshold.insert(0, 1.0 - threshold[0])
@@ -213,7 +224,6 @@ def calibrated(
     report = {
         "classes": classes,
         "cv_auc": float(np.mean([c["cv_auc"] for c in classes])),
-        "val_auc": float(np.mean([c["val_auc"] for c in classes])),
         "converged": all(c.get("converged", True) for c in classes),
     }
     return LayerResult(

@@ -37,7 +37,7 @@ class Probe:
     """One class on one layer: logit = weight . x + bias on raw activations x (D,).
 
     ``weight`` (D,) float32; ``layer`` is 1-based, ``block_index`` 0-based; ``threshold`` is a probability;
-    ``calibration`` turns the logit into a probability; ``extra`` holds further plain values (C, val_auc, ...).
+    ``calibration`` turns the logit into a probability; ``extra`` holds further plain values (C, cv_auc, ...).
     ``kind`` is "regression" for probes whose output is a value, not a logit.
     """
 
@@ -92,7 +92,7 @@ class Probe:
 
     def save(self, path: str | Path) -> Path:
         """Write the probe as a .pth file that opens with ``torch.load(path, weights_only=True)``."""
-        from strataprobe.probes.files import save_pth
+        from strataprobe.probes.pth import save_pth
 
         return save_pth(self, Path(path))
 

@@ -5,6 +5,7 @@ Never unpickled: always opened with ``weights_only=True``.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ from strataprobe.progress import note
 MODEL_CLASS = "BinaryLinearProbe"
 COGNITIVE_SUFFIX = "\n\nThe cognitive action being demonstrated here is"
 SENTIMENT_SUFFIX = "\n\nThe sentiment of this section is"
+# A file name holds at most 255 bytes, with ".tmp" and the like while it is written.
+_MAX_NAME_BYTES = 120
 _REGRESSION_CLASS = "SentimentRegressionProbe"
 _NUMBER = re.compile(r"layer_(\d+)(?:_|$)")
 _OWN_KEYS = (
@@ -42,8 +45,16 @@ _OWN_KEYS = (
 
 
 def pth_name(class_name: str) -> str:
-    """File name of one class's probe; characters that no file name can hold are percent-encoded."""
-    return f"probe_{quote(class_name, safe=' +,=@()')}.pth"
+    """File name of one class's probe; characters that no file name can hold are percent-encoded.
+
+    A long name is cut and ends in the first 12 digits of the sha256 of the class name, which is whole in the metadata.
+    """
+    encoded = quote(class_name, safe=" +,=@()")
+    if len(encoded) > _MAX_NAME_BYTES:
+        digest = hashlib.sha256(class_name.encode("utf-8")).hexdigest()[:12]
+        start = re.sub(r"%.?$", "", encoded[: _MAX_NAME_BYTES - len(digest) - 1])  # no code cut in two
+        encoded = f"{start}-{digest}"
+    return f"probe_{encoded}.pth"
 
 
 def pth_bytes(probe: Probe) -> bytes:

@@ -5,6 +5,7 @@ A rerun after an interruption skips the layers that were done, and the files com
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ import numpy as np
 
 from strataprobe.errors import DataError, OptionError, StageError
 from strataprobe.manifest import (
-    _KEY_NAME,
     MANIFEST_NAME,
     Manifest,
     ModelIdentity,
@@ -26,13 +26,15 @@ from strataprobe.manifest import (
 )
 from strataprobe.probes.crossval import N_FOLDS
 from strataprobe.probes.families import Fitter, get_family
-from strataprobe.probes.files import Oof, pth_name, write_oof, write_probes
+from strataprobe.probes.files import Oof, write_oof, write_probes
 from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, fit_layer, read_splits, rows_of
+from strataprobe.probes.pth import pth_name
 from strataprobe.progress import Progress, note
 from strataprobe.store import ActivationFolder, Numbering, span
 
 DONE_FOLDER = ".done"
 _ROWS_NAME = "rows.json"
+_READOUT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def train(
@@ -78,6 +80,7 @@ def train(
     if not _to_be_extended(stage):
         finished = stage.finished()
         if finished is not None:
+            _drop_saved_fits(stage)
             note(f"{out}: already trained on these activations, nothing to do.")
             return finished
     stage.begin()
@@ -93,8 +96,14 @@ def train(
         elapsed_s=time.monotonic() - started_s,
         details=_details(folder, results, rows),
     )
-    shutil.rmtree(stage.work / DONE_FOLDER)
-    return stage.commit(manifest)
+    manifest = stage.commit(manifest)
+    _drop_saved_fits(stage)
+    return manifest
+
+
+def _drop_saved_fits(stage: StageFolder) -> None:
+    """Delete what a finished ``out`` needs no more; until it is finished they are what a rerun goes on from."""
+    shutil.rmtree(stage.final / DONE_FOLDER, ignore_errors=True)
 
 
 def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> list[int]:
@@ -112,11 +121,17 @@ def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> li
 
 
 def _chosen_readouts(folder: ActivationFolder, readout: str | None) -> list[str]:
-    if readout is None:
-        return list(folder.readouts)
-    if readout not in folder.readouts:
-        raise OptionError(f"readout {readout!r} was not captured; {folder.path} has: {', '.join(folder.readouts)}.")
-    return [readout]
+    if readout is not None and readout not in folder.readouts:
+        there = ", ".join(map(str, folder.readouts))
+        raise OptionError(f"readout {readout!r} was not captured; {folder.path} has: {there}.")
+    chosen = list(folder.readouts) if readout is None else [readout]
+    for name in chosen:  # names of folders to be, out of a file that anyone may have written
+        if not isinstance(name, str) or not _READOUT.fullmatch(name):
+            raise StageError(
+                f"{folder.path} holds a readout called {name!r}, which no folder can be named after: at most 64 "
+                "letters, digits, _ and - are allowed, so capture these activations again."
+            )
+    return chosen
 
 
 def _check_inputs(stage: StageFolder, inputs: dict[str, str]) -> None:
@@ -154,7 +169,7 @@ def _take_up(stage: StageFolder) -> None:
     if not any((stage.work / DONE_FOLDER).glob("*.safetensors")):
         shutil.rmtree(stage.work)
     elif _lacks_only_layers(pending, stage.key):
-        write_json(stage.work / _KEY_NAME, stage.key)
+        stage.take_over()
 
 
 def _done(stage: StageFolder, readout: str, layer: int) -> Path:
@@ -209,8 +224,9 @@ def _assemble(
 def aggregate_metrics(class_names: Sequence[str], thresholds: Any, result: LayerResult) -> dict[str, Any]:
     """Contents of ``aggregate_metrics.json``: test-split measurements by class at its threshold, and means.
 
-    ``confusion_matrix`` has true_negative, false_positive, false_negative and true_positive; ``val_auc`` is of the
-    validation split, ``cv_auc`` of cross-validation over train and val.
+    ``confusion_matrix`` has true_negative, false_positive, false_negative and true_positive; ``ece`` is the expected
+    calibration error of the calibrated probabilities; ``val_auc`` is of the validation split, ``cv_auc`` of
+    cross-validation over train and val.
     """
     report = result.report
     per_action = []
@@ -229,6 +245,7 @@ def aggregate_metrics(class_names: Sequence[str], thresholds: Any, result: Layer
             ("average_precision", "precision"),
             ("average_recall", "recall"),
             ("average_auc_pr", "auc_pr"),
+            ("average_ece", "ece"),
         )
     }
     return {
