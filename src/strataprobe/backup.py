@@ -17,6 +17,8 @@ class Backup:
     def __init__(self, folder: Path, out: Path) -> None:
         self.out = out
         self.place = folder / out.resolve().name
+        if self.place.resolve() == out.resolve() or folder.resolve() == out.resolve():
+            raise StageError(f"--backup {folder} is the output folder itself: choose a folder elsewhere.")
         try:
             self.place.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -167,6 +167,27 @@ def read_dataset(path: str | Path, recipe: Recipe | None = None, seed: int = 0) 
     return Dataset(source.stem, rows, recipe.class_names if recipe else found, recipe)
 
 
+def check_trainable(dataset: Dataset, source: str) -> None:
+    """Raise DataError unless every split has texts of every class: known now, and not only after a long capture."""
+    labelled = [row for row in dataset.rows if row.label is not None]
+    classes = sorted({str(row.label) for row in labelled})
+    if not labelled and any(row.score is not None for row in dataset.rows):
+        raise DataError(
+            f"{source} has scores and no labels: give each row a label, since probes of this release tell "
+            "classes apart."
+        )
+    if len(classes) < 2:
+        found = f"only the class {classes[0]!r}" if classes else "no labels"
+        raise DataError(f"{source} has {found}: a probe tells at least two classes apart.")
+    for split in SPLITS:
+        missing = sorted(set(classes) - {str(row.label) for row in labelled if row.split == split})
+        if missing:
+            raise DataError(
+                f"{source} leaves no text of class {missing[0]!r} to split {split!r}: add texts that are not related to "
+                "each other, or correct its 'split' and 'group' fields."
+            )
+
+
 def fill_groups(rows: Sequence[Text]) -> None:
     """Give rows without a group one, in place: near-duplicates share theirs."""
     missing = [r for r in rows if not r.group]

@@ -163,7 +163,9 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     if not folder.is_dir():
         raise StageError(f"{folder} is not a folder: give the folder that '{stage or 'an earlier stage'}' wrote.")
     if not (folder / MANIFEST_NAME).is_file():
-        raise StageError(f"{folder} has no {MANIFEST_NAME}: it is not a finished stage folder.")
+        inside = [p.parent.name for p in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
+        hint = f"; give one of the folders in it ({', '.join(inside)})" if inside else ""
+        raise StageError(f"{folder} has no {MANIFEST_NAME}: it is not a finished stage folder{hint}.")
     value = read_json(folder / MANIFEST_NAME)
     if isinstance(value, dict) and value.get("format_version") != FORMAT_VERSION:
         raise StageError(
@@ -276,8 +278,13 @@ class StageFolder:
 
         Raises StageError when ``final`` holds something else: another configuration, or files of the user's.
         """
-        if not self.final.exists():
-            return None
+        try:
+            if not self.final.exists():
+                return None
+        except OSError as error:
+            raise StageError(
+                f"{self.final} cannot be used ({error.strerror or error}): choose another --out."
+            ) from error
         if self.final.is_dir() and not any(self.final.iterdir()):
             return None
         manifest = read_manifest(self.final, self.stage)
@@ -287,6 +294,11 @@ class StageFolder:
                 f"{self.final} was made from something else ({describe_difference(self.key, theirs)}): "
                 "choose another --out, or delete that folder."
             )
+        for name, record in manifest.files.items():
+            path = self.final / name
+            if not path.is_file() or path.stat().st_size != record.size_bytes:
+                what = "has another size than was written" if path.is_file() else "is missing"
+                raise StageError(f"{path} {what}: delete {self.final} and run the same command again.")
         if (self.final / _KEY_NAME).is_file():  # killed in the last moment of ``commit``
             (self.final / _KEY_NAME).unlink()
         if not self.work.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from strataprobe.backup import Backup
+from strataprobe.dataset import check_trainable, read_dataset
 from strataprobe.errors import LoginError, StageError, StrataprobeError
 from strataprobe.manifest import library_versions, write_json
 from strataprobe.models import LoadedModel, load_model, resolve
@@ -130,6 +131,11 @@ def run(options: RunOptions) -> dict[str, Any]:
             options.recipe, data, backend=options.backend, n_per_class=options.n_per_class, seed=options.seed
         )
 
+    def texts_that_can_be_trained_on() -> Any:
+        manifest = texts()
+        check_trainable(read_dataset(data), str(options.data or data))
+        return manifest
+
     def vectors() -> Any:
         return capture_stage(
             data,
@@ -148,7 +154,7 @@ def run(options: RunOptions) -> dict[str, Any]:
             seed=options.seed,
         )
 
-    job.step("texts_complete", "data", texts)
+    job.step("texts_complete", "data", texts_that_can_be_trained_on)
     job.step("layers_captured", "activations", vectors)
     job.step("trained", "probes", lambda: train(activations, probes, probe=options.probe, seed=options.seed))
     comparison = job.step(

@@ -40,8 +40,9 @@ def parse_jsonl(lines: Iterable[str], source: str) -> list[tuple[str, dict[str, 
         try:
             value = json.loads(line.rstrip("\r\n"))
         except json.JSONDecodeError as error:
+            what = error.msg.removesuffix(" at")
             raise DataError(
-                f"{place} is not JSON ({error.msg} at column {error.colno}): each line must be one JSON object."
+                f"{place} is not JSON ({what} at column {error.colno}): each line must be one JSON object."
             ) from error
         if not isinstance(value, dict):
             raise DataError(f'{place} is not a JSON object: each line must look like {{"text": "..."}}.')
@@ -56,17 +57,19 @@ def _read_jsonl(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(file, strict=True)
         if "text" not in (reader.fieldnames or []):
             raise DataError(f"{path} has no column 'text': its first line must name the columns.")
         try:
-            return [
-                (
-                    f"{path}, line {reader.line_num}",
-                    {k: v for k, v in row.items() if k is not None and v not in (None, "")},
-                )
-                for row in reader
-            ]
+            rows = []
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                if None in row:
+                    raise DataError(
+                        f"{place} has more values than the first line has names: quote those that hold a comma."
+                    )
+                rows.append((place, {k: v for k, v in row.items() if v not in (None, "")}))
+            return rows
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
 

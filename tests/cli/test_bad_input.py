@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 import known_truth
 from builders import save_model
+from demo import STRATAPROBE, command_line
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -200,7 +202,7 @@ def test_a_layer_without_probes_is_refused(cli: Cli, truth: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "parts"),
     [
-        (("word1 .", "--top-k", "0"), ("top_k", "at least 1")),
+        (("word1 .", "--top-k", "0"), ("--top-k", "at least 1")),
         (("word1 .", "--threshold", "2"), ("between 0 and 1",)),
         ((" ",), ("empty text",)),
         ((), ("command line or with --file",)),
@@ -285,15 +287,111 @@ def test_an_unknown_option_is_refused_by_the_parser(cli: Cli) -> None:
     assert "--colour" in err
 
 
-def test_a_full_disk_is_said_to_be_full_and_loses_nothing(cli: Cli, truth: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size_kib", [64, 128, 256, 512, 1024])
+def test_a_full_disk_is_said_to_be_full_and_loses_nothing(truth: Path, tmp_path: Path, size_kib: int) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(disk)], capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("a small disk cannot be mounted here")
     try:
         base = ("capture", "--data", truth / "texts.jsonl", "--model", truth / "model", "--out", disk / "out")
-        refused(cli(*base), "space")
+        done = command_line(*base)
+        refused((done.returncode, done.stdout, done.stderr), "space")
         assert not (disk / "out").exists()
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("name", ["afile", "afile/below", "x" * 300, "dangling"])
+def test_an_output_folder_that_cannot_be_made_is_refused(cli: Cli, truth: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "afile").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "deep")
+    base = ("run", "--data", truth / "texts.jsonl", "--model", truth / "model", "--out", tmp_path / name)
+    status, out, err = cli(*base)
+    assert status == 2, err
+    assert "Traceback" not in err
+    assert out == ""
+    assert (tmp_path / "afile").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts"),
+    [
+        ([("word1 good1 .", None, None)] * 3, ("no labels",)),
+        ([(f"word{i} good{i} .", "a", None) for i in range(30)], ("only the class 'a'",)),
+        ([(f"word{i} word{i + 1} good{i} .", "ab"[i % 2], "train") for i in range(30)], ("'val'", "'split'")),
+        ([(f"word{i} word{i + 1} good{i} .", "ab"[i], None) for i in range(2)], ("add texts",)),
+    ],
+)
+def test_texts_that_cannot_be_trained_on_are_refused_before_the_model_runs(
+    cli: Cli, write: Callable[..., Path], truth: Path, tmp_path: Path, rows: list[tuple], parts: tuple[str, ...]
+) -> None:
+    lines = [
+        {k: v for k, v in zip(("text", "label", "split"), row, strict=True) if v is not None} | {"id": str(i)}
+        for i, row in enumerate(rows)
+    ]
+    data = write("x.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    refused(cli("run", "--data", data, "--model", truth / "model", "--out", tmp_path / "out"), "x.jsonl", *parts)
+    assert not (tmp_path / "out" / "activations").exists()
+
+
+@pytest.mark.parametrize("name", ["activations/layer_2_activations.h5", "probes/probes.safetensors"])
+def test_a_run_over_a_damaged_folder_says_so(cli: Cli, truth: Path, copy_of_run: Path, name: str) -> None:
+    path = copy_of_run / name
+    path.write_bytes(path.read_bytes()[:-100])
+    base = ("run", "--data", truth / "texts.jsonl", "--model", truth / "model", "--out", copy_of_run)
+    refused(cli(*base), path.name, "another size", "delete")
+
+
+def test_a_damaged_comparison_is_written_again(cli: Cli, truth: Path, copy_of_run: Path) -> None:
+    sound = (copy_of_run / "comparison.json").read_text()
+    (copy_of_run / "comparison.json").write_text(sound[:-50])
+    assert cli("predict", "word1 .", "--probes", copy_of_run / "probes", "--model", truth / "model")[0] == 0
+    base = ("run", "--data", truth / "texts.jsonl", "--model", truth / "model", "--out", copy_of_run)
+    assert cli(*base)[0] == 0
+    assert json.loads((copy_of_run / "comparison.json").read_text())["layers"] == json.loads(sound)["layers"]
+
+
+def test_a_layer_that_was_not_trained_is_not_replaced_by_the_only_one(cli: Cli, truth: Path, tmp_path: Path) -> None:
+    probes = tmp_path / "probes"
+    assert cli("train", "--activations", truth / "run" / "activations", "--out", probes, "--layers", "2")[0] == 0
+    base = ("predict", "word1 .", "--probes", probes, "--model", truth / "model")
+    assert cli(*base, "--layer", 2)[0] == 0
+    refused(cli(*base, "--layer", 3), "layer 3")
+    refused(cli(*base, "--ensemble", "1,2"), "layer 1")
+
+
+def test_a_local_model_must_be_named_again(cli: Cli, truth: Path) -> None:
+    refused(cli("predict", "word1 .", "--probes", truth / "run" / "probes"), "local model 'model'", "--model")
+
+
+def test_two_processes_do_not_write_one_folder(truth: Path, tmp_path: Path) -> None:
+    base = ("capture", "--data", truth / "texts.jsonl", "--model", truth / "model", "--out", tmp_path / "activations")
+    holder = (
+        "import sys, time; from pathlib import Path; from strataprobe.manifest import take_lock\n"
+        "take_lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(tmp_path / "activations")], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "held\n"
+        done = command_line(*base)
+        refused((done.returncode, done.stdout, done.stderr), "another strataprobe is writing")
+        other.kill()
+    done = command_line(*base)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_reader_that_stops_early_is_no_error(truth: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("word1 good1 .\n" * 3000)
+    command = f"{STRATAPROBE} predict --file x.txt --probes {truth}/run/probes --model {truth}/model --json | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1

@@ -87,16 +87,6 @@ def test_among_equally_good_thresholds_the_nearest_to_a_half_is_taken() -> None:
     assert choose_threshold(labels, np.where(labels, 0.4, 0.1)) == pytest.approx(0.25)
 
 
-def test_two_classes_decide_alike_from_either_side() -> None:
-    rng = np.random.default_rng(1)
-    labels = rng.random(101) < 0.4
-    p = sigmoid(rng.normal(size=101) + 1.5 * labels)
-    one = choose_threshold(labels, p, symmetric=True)
-    other = choose_threshold(~labels, 1 - p, symmetric=True)
-    assert other == pytest.approx(1 - one)
-    np.testing.assert_array_equal(p >= one, ~(1 - p >= 1 - one))
-
-
 def test_a_threshold_without_examples_of_both_classes_is_a_half() -> None:
     assert choose_threshold([1] * 10, np.linspace(0, 1, 10)) == 0.5
     assert choose_threshold([0, 1], [0.1, 0.2]) == 0.5

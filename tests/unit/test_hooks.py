@@ -28,7 +28,9 @@ def test_a_block_may_give_a_tensor_or_a_tuple() -> None:
     assert hidden_of((stream, None), (2, 3)) is stream
 
 
-@pytest.mark.parametrize("output", [{"hidden": 1}, torch.randn(3, 4), (None,), [torch.randn(2, 3, 4)], torch.randn(3, 2, 4)])
+@pytest.mark.parametrize(
+    "output", [{"hidden": 1}, torch.randn(3, 4), (None,), [torch.randn(2, 3, 4)], torch.randn(3, 2, 4)]
+)
 def test_a_block_that_gives_anything_else_is_an_error(output: Any) -> None:
     with pytest.raises(ModelError, match=r"where a residual stream of shape \(2, 3, D\) was expected"):
         hidden_of(output, (2, 3))

@@ -7,6 +7,10 @@ import sys
 
 from strataprobe.errors import StrataprobeError
 
+# what a path of the user's can be wrong in: permissions, names, files where folders belong
+_PLACE_ERRORS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
 USER_CAN_MEND, BUG, INTERRUPTED = 2, 1, 130
 
 
@@ -20,14 +24,13 @@ def main(arguments: list[str] | None = None) -> None:
         _leave(str(error), USER_CAN_MEND)
     except KeyboardInterrupt:
         _leave("interrupted; the same command goes on where this one stopped.", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
         where = f" ({error.filename})" if error.filename else ""
-        _leave(f"no space left on the disk{where}: free some, then run the same command again.", USER_CAN_MEND)
+        if error.errno == errno.ENOSPC:
+            _leave(f"no space left on the disk{where}: free some, then run the same command again.", USER_CAN_MEND)
+        if error.errno not in _PLACE_ERRORS:
+            raise
+        _leave(f"{error.strerror}{where}: choose another place or mend its permissions.", USER_CAN_MEND)
 
 
 def _leave(sentence: str, status: int) -> None:

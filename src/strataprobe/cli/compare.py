@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from strataprobe.cli import options as o
-from strataprobe.cli.output import interval, number, print_json, print_table
+from strataprobe.cli.output import interval, number, print_json, print_table, print_wrapped
 
 # which layer is best, and which cannot be told apart from it
 _ALWAYS_SHOWN = ("C001", "C002")
@@ -62,4 +62,4 @@ def print_comparison(document: dict[str, Any]) -> None:
     print_table("", ["baseline", "test AUC"], [[name, number(b["test_auc"])] for name, b in measured.items()])
     for finding in document["findings"]:
         if finding["code"] in _ALWAYS_SHOWN or finding["level"] in ("warning", "error"):
-            print(f"{finding['code']} {finding['message']}")
+            print_wrapped(f"{finding['code']} {finding['message']}")

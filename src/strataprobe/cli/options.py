@@ -63,7 +63,7 @@ Config = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", callback=_apply_quiet, help="No progress and no notes on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="One machine-readable document on stdout.")]
 Model = Annotated[str, typer.Option("--model", help="Model id, local folder, or 'demo'.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random choice.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Layers = Annotated[str | None, typer.Option("--layers", help="Layers, such as 1-10,20; all unless given.")]
 Readout = Annotated[

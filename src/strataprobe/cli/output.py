@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """One JSON document; numbers are not rounded."""
-    print(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False))
+    try:
+        print(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False), flush=indent is None)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -24,6 +30,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*row)
     Console(highlight=False, markup=False).print(table)
+
+
+def print_wrapped(text: str) -> None:
+    """A sentence, wrapped at the terminal's width."""
+    from rich.console import Console
+
+    Console(highlight=False, markup=False).print(text)
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 2048
 _MOST_LAYERS = 10_000
+_METHODS = ("mean", "vote", "stacked")
 Predictor = Callable[[list[str]], list[dict[str, Any]]]
 
 
@@ -60,6 +61,14 @@ def predict(
         raise OptionError("give texts on the command line or with --file, one of the two.")
     if layer is not None and ensemble is not None:
         raise OptionError("--layer and --ensemble exclude each other: name one layer or several.")
+    if method not in _METHODS:
+        raise OptionError(f"--method {method!r} is none of {', '.join(_METHODS)}.")
+    if method != "mean" and ensemble is None:
+        raise OptionError(f"--method {method} combines layers: name them with --ensemble, such as 24,26,28.")
+    if top_k is not None and top_k < 1:
+        raise OptionError("--top-k must be at least 1; leave it out for all classes.")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise OptionError(f"--threshold {threshold} is not a probability: use a number between 0 and 1.")
     source = iter(texts) if texts else _texts_of(str(file))
     predictors = _predictors(probes, model, layer, ensemble, method, top_k, threshold, dtype, device)
     while chunk := list(islice(source, _CHUNK)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,8 @@ def run(
 
     name = recipe if recipe is not None else (None if data is not None else "sentiment")
     chosen = None if name is None else load_recipe(name)
+    if data is not None and n_per_class is not None:
+        raise OptionError("--n-per-class is for generated texts: leave it out with --data.")
     if model is None and chosen is None:
         raise OptionError("--model is missing: name a model id, a folder, or 'demo'.")
     if model is None and chosen is not None:
@@ -118,4 +121,4 @@ def _print_paths(out: Path, model: str) -> None:
     for path in sorted(out.glob("*_layer_comparison.png")):
         print(f"{'figure':<12} {path}")
     print(f"{'report':<12} {out / 'report.html'}")
-    print(f'{"next":<12} strataprobe predict "..." --probes {out / "probes"} --model {model}')
+    print(f'{"next":<12} strataprobe predict "..." --probes {quote(str(out / "probes"))} --model {quote(model)}')

@@ -21,7 +21,6 @@ from strataprobe.manifest import (
     library_versions,
     read_json,
     record_files,
-    sha256_json,
     write_atomic,
     write_json,
 )
@@ -123,8 +122,7 @@ def check_trained_on(probes: TrainedProbes, folder: ActivationFolder, path: Path
 
 def _digest(manifest: Manifest | None, path: Path) -> str:
     """A digest of a stage folder's files, from its manifest where there is one."""
-    files = manifest.files if manifest is not None else record_files(path)
-    return sha256_json({name: record.sha256 for name, record in files.items()})
+    return manifest.files_sha256 if manifest else Manifest(stage="", config={}, files=record_files(path)).files_sha256
 
 
 def _finished(paths: Sequence[Path], inputs: dict[str, str], config: dict[str, Any]) -> dict[str, Any] | None:

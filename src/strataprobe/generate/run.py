@@ -200,6 +200,6 @@ def _unused_name(start: str, end: str, taken: set[str]) -> str:
 
 
 def _safe_name(value: str) -> str:
-    """A name that can stand in a file name on any system; a class keeps its own name inside the rows."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in value).strip("-_")
-    return kept or "texts"
+    """A name that can stand in a file name; letters of any script stay, and a class keeps its own name inside the rows."""
+    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in value).strip("-_")
+    return kept[:60] or "texts"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from strataprobe.capture.memory import read_vectors
 from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.dataset import check_text
-from strataprobe.errors import ProbeError
+from strataprobe.errors import DataError, ProbeError
 from strataprobe.models import LoadedModel
 from strataprobe.probes.probe import REGRESSION, ProbeSet
 from strataprobe.progress import note
@@ -37,6 +37,8 @@ class Scorer:
 
         Raises DataError for an empty text. A text that is too long is cut at its end, and that is said.
         """
+        if isinstance(texts, str):
+            raise DataError("texts is one string: pass a list of texts.")
         checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
         if not checked:
             return [np.zeros((0, len(s))) for s in self.sets]

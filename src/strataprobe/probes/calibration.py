@@ -105,12 +105,11 @@ def _intercept_only(x: NDArray[np.float64], targets: NDArray[np.float64]) -> flo
     return (low + high) / 2
 
 
-def choose_threshold(labels01: Any, probabilities: Any, *, symmetric: bool = False) -> float:
+def choose_threshold(labels01: Any, probabilities: Any) -> float:
     """The probability t that maximises F1 of "p >= t"; of equally good ones the nearest to .5.
 
-    ``symmetric`` (two classes, one the mirror of the other) maximises the mean of both classes' F1 instead, so that t
-    for one class and 1 - t for the other are the same decision. Between two neighbouring probabilities every t decides
-    alike: .5 is taken where it lies there, else the middle. One class only, or fewer than five rows: .5.
+    For a class against the rest, whose base rate is low. Between two neighbouring probabilities every t decides alike:
+    .5 is taken where it lies there, else the middle. One class only, or fewer than five rows: .5.
     """
     y = np.asarray(labels01).astype(bool)
     p = np.asarray(probabilities, dtype=np.float64)
@@ -122,10 +121,8 @@ def choose_threshold(labels01: Any, probabilities: Any, *, symmetric: bool = Fal
     # Entry i: rows at or above level i; the last entry: no row.
     tp = np.append(np.cumsum(positive[::-1])[::-1], 0.0)
     fp = np.append(np.cumsum(negative[::-1])[::-1], 0.0)
-    fn, tn = y.sum() - tp, (~y).sum() - fp
+    fn = y.sum() - tp
     quality = 2 * tp / (2 * tp + fp + fn)
-    if symmetric:
-        quality = (quality + 2 * tn / (2 * tn + fp + fn)) / 2
     edges = np.concatenate([[0.0], levels, [1.0]])
     low, high = edges[:-1], edges[1:]
     candidates = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)

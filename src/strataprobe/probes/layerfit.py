@@ -214,7 +214,8 @@ def calibrated(
         slope, intercept = platt.calibration
         calibration.append([slope, intercept])
         oof[:, k] = (crossed.logits[:, k] - intercept) / slope
-        threshold.append(choose_threshold(Y[:, k], sigmoid(slope * logits[:, k] + intercept), symmetric=two))
+        # of two classes the likelier one is active; a threshold off .5 would call the less likely one
+        threshold.append(0.5 if two else choose_threshold(Y[:, k], sigmoid(slope * logits[:, k] + intercept)))
         own = folded_auc(rows.labels == (1 if two else k), crossed.logits[:, k], rows.group_indices(), rows.folds)
         classes.append(fit.settings[k] | {"cv_auc": float(own.auc[0]), "calibration_fallback": platt.fallback})
     if two:
