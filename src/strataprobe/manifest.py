@@ -294,16 +294,21 @@ class StageFolder:
                 f"{self.final} was made from something else ({describe_difference(self.key, theirs)}): "
                 "choose another --out, or delete that folder."
             )
-        for name, record in manifest.files.items():
-            path = self.final / name
-            if not path.is_file() or path.stat().st_size != record.size_bytes:
-                what = "has another size than was written" if path.is_file() else "is missing"
-                raise StageError(f"{path} {what}: delete {self.final} and run the same command again.")
+        if not (self.work / _KEY_NAME).is_file():  # else files are being added, and some are newer than the manifest
+            self._refuse_damaged(manifest)
         if (self.final / _KEY_NAME).is_file():  # killed in the last moment of ``commit``
             (self.final / _KEY_NAME).unlink()
         if not self.work.is_dir():
             release_lock(self.final)
         return manifest
+
+    def _refuse_damaged(self, manifest: Manifest) -> None:
+        """Raise StageError when a file is missing or has another size; ``verify_folder`` looks at every byte."""
+        for name, record in manifest.files.items():
+            path = self.final / name
+            if not path.is_file() or path.stat().st_size != record.size_bytes:
+                what = "has another size than was written" if path.is_file() else "is missing"
+                raise StageError(f"{path} {what}: delete {self.final} and run the same command again.")
 
     def pending_key(self) -> dict[str, Any] | None:
         """The key of an interrupted attempt in ``work``, None when there is none.

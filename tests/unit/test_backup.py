@@ -84,10 +84,14 @@ def test_a_copy_with_a_damaged_manifest_is_not_restored_and_that_is_said(
     assert "is damaged and was not restored" in capsys.readouterr().err
 
 
-def test_a_copy_that_is_not_exact_is_an_error_and_is_taken_away(
+def test_a_copy_that_is_not_exact_is_an_error_and_the_earlier_one_stays(
     backup: Backup, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(out, "activations")
+    backup.save_stage("activations")
+    earlier = verify_folder(backup.place / "activations")
+    shutil.rmtree(out / "activations")
+    make(out, "activations", b"new")
     real = shutil.copytree
 
     def bad_disk(source: Path, target: Path) -> None:
@@ -95,9 +99,10 @@ def test_a_copy_that_is_not_exact_is_an_error_and_is_taken_away(
         (Path(target) / "a.bin").write_bytes(b"two")
 
     monkeypatch.setattr(shutil, "copytree", bad_disk)
-    with pytest.raises(StageError, match=r"the backup of activations in .* is not exact .a.bin has other contents"):
+    with pytest.raises(StageError, match=r"the copy of .*activations in .* is not exact .a.bin has other contents"):
         backup.save_stage("activations")
-    assert not (backup.place / "activations").exists()
+    assert earlier == verify_folder(backup.place / "activations") == []
+    assert (backup.place / "activations" / "a.bin").read_bytes() == b"one"
     assert verify_folder(out / "activations") == []
 
 

@@ -20,7 +20,7 @@ from strataprobe.generate.audit import audit
 from strataprobe.generate.material import load_material
 from strataprobe.generate.plan import Cell, make_plan, seeded
 from strataprobe.generate.writer import Writer
-from strataprobe.manifest import Manifest, StageFolder, sha256_file, write_atomic, write_json
+from strataprobe.manifest import Manifest, StageFolder, release_lock, sha256_file, write_atomic, write_json
 from strataprobe.progress import Progress, note
 from strataprobe.recipe import Recipe
 
@@ -60,6 +60,7 @@ def generate(
         rows = _write_cells(stage.work / ACCEPTED_NAME, recipe, plan, Writer(recipe, material, seed))
     except OptionError:
         shutil.rmtree(stage.work)  # no restart under these options can end better
+        release_lock(out)
         raise
     rows = _in_file_order(rows, len(recipe.class_names), seed)
     (stage.work / ACCEPTED_NAME).unlink()
