@@ -12,7 +12,7 @@ import known_truth
 from demo import in_process
 
 
-def curve(folder: Path, concept_block: int | None) -> dict[str, Any]:
+def curve(folder: Path, concept_block: int | None, readouts: str = "last,mean") -> dict[str, Any]:
     """comparison.json of a run on the 34-layer decoder."""
     known_truth.write(folder, concept_block, n_layers=34, n_texts=400)
     done = in_process(
@@ -24,7 +24,7 @@ def curve(folder: Path, concept_block: int | None) -> dict[str, Any]:
         "--out",
         folder / "run",
         "--readout",
-        "last,mean",
+        readouts,
     )
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "run" / "comparison.json").read_text())
@@ -53,7 +53,7 @@ def test_the_curve_steps_up_at_the_layer_after_the_block_that_writes_the_concept
 
 @pytest.mark.slow
 def test_without_the_concept_no_layer_is_called_best_and_a_finding_says_why(tmp_path: Path) -> None:
-    comparison = curve(tmp_path, concept_block=None)
+    comparison = curve(tmp_path, concept_block=None, readouts="last")
     assert comparison["best_layer"] is None
     assert comparison["tied_layers"] == []
     first = next(finding for finding in comparison["findings"] if finding["code"] == "C001")
