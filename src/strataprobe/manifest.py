@@ -6,8 +6,6 @@ size and sha256), so that a finished stage can be recognised, skipped and verifi
 
 from __future__ import annotations
 
-import atexit
-import errno
 import hashlib
 import json
 import os
@@ -21,17 +19,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from strataprobe.errors import StageError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system
-    fcntl = None  # type: ignore[assignment]
+from strataprobe.locks import release_lock, take_lock
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _KEY_NAME = "stage_key.json"
-# one open file a lock: closing any file of a path gives up all of the process's locks on it
-_locks: dict[Path, int] = {}
 _LIBRARIES = ("strataprobe", "torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy", "scikit-learn")
 
 
@@ -214,52 +206,6 @@ def describe_difference(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
     names = differing(mine, theirs)
     parts = [f"{n} {short(theirs.get(n))} there, {short(mine.get(n))} asked" for n in names[:3]]
     return "; ".join(parts) + ("; ..." if len(names) > 3 else "")
-
-
-def take_lock(final: Path) -> None:
-    """Keep other processes from writing the stage folder ``final`` until ``release_lock`` or the end of this process.
-
-    Raises StageError when another process holds it. Where the file system has no locks, nothing is locked.
-    """
-    path = _lock_path(final)
-    if fcntl is None or path in _locks:
-        return
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    except OSError as error:
-        raise StageError(f"{path} could not be made: {error.strerror or error}; choose another --out.") from error
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            os.close(descriptor)
-            raise StageError(
-                f"another strataprobe is writing {final}: wait for it, or choose another --out."
-            ) from error
-    _locks[path] = descriptor
-
-
-def release_lock(final: Path) -> None:
-    """Let other processes write ``final`` again, and remove the lock's file."""
-    _release(_lock_path(final))
-
-
-def _lock_path(final: Path) -> Path:
-    return final.with_name(f".{final.name}.lock").absolute()
-
-
-def _release(path: Path) -> None:
-    descriptor = _locks.pop(path, None)
-    if descriptor is not None:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-@atexit.register
-def _release_all() -> None:
-    for path in list(_locks):
-        with suppress(OSError):
-            _release(path)
 
 
 class StageFolder:

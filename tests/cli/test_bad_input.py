@@ -371,7 +371,7 @@ def test_a_local_model_must_be_named_again(cli: Cli, truth: Path) -> None:
 def test_two_processes_do_not_write_one_folder(truth: Path, tmp_path: Path) -> None:
     base = ("capture", "--data", truth / "texts.jsonl", "--model", truth / "model", "--out", tmp_path / "activations")
     holder = (
-        "import sys, time; from pathlib import Path; from strataprobe.manifest import take_lock\n"
+        "import sys, time; from pathlib import Path; from strataprobe.locks import take_lock\n"
         "take_lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

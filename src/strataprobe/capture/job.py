@@ -16,12 +16,12 @@ from strataprobe.capture.shards import ShardFolder
 from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
 from strataprobe.dataset import Dataset
 from strataprobe.errors import NonFiniteError, StageError
+from strataprobe.locks import release_lock
 from strataprobe.manifest import (
     Manifest,
     StageFolder,
     library_versions,
     record_files,
-    release_lock,
     write_atomic,
     write_manifest,
 )

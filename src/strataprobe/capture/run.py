@@ -17,7 +17,8 @@ from strataprobe.capture.positions import check_readouts
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.dataset import Dataset, read_dataset
 from strataprobe.errors import DataError, OptionError, StageError
-from strataprobe.manifest import Manifest, StageFolder, release_lock
+from strataprobe.locks import release_lock
+from strataprobe.manifest import Manifest, StageFolder
 from strataprobe.models import LoadedModel, load_model, say_choices
 from strataprobe.progress import note
 from strataprobe.store import parse_layers, span

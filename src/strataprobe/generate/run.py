@@ -20,7 +20,8 @@ from strataprobe.generate.audit import audit
 from strataprobe.generate.material import load_material
 from strataprobe.generate.plan import Cell, make_plan, seeded
 from strataprobe.generate.writer import Writer
-from strataprobe.manifest import Manifest, StageFolder, release_lock, sha256_file, write_atomic, write_json
+from strataprobe.locks import release_lock
+from strataprobe.manifest import Manifest, StageFolder, sha256_file, write_atomic, write_json
 from strataprobe.progress import Progress, note
 from strataprobe.recipe import Recipe
 
