@@ -38,3 +38,7 @@ class ProbeError(StrataprobeError):
 
 class OptionError(StrataprobeError):
     """An option has a value that cannot be used."""
+
+
+class BackendError(StrataprobeError):
+    """The server or model that was to write texts is not there, or stopped answering."""

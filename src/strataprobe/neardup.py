@@ -26,23 +26,45 @@ def similarity(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
-def near_duplicate_pairs(texts: Sequence[str], threshold: float = SIMILARITY) -> list[tuple[int, int]]:
-    """Index pairs (i < j) of texts whose shingle sets have a Jaccard similarity of at least ``threshold``."""
-    index: dict[str, list[int]] = defaultdict(list)
-    sets: list[frozenset[str]] = []
-    pairs = []
-    for j, text in enumerate(texts):
+class NearDuplicates:
+    """Texts seen so far, and which of them a new one comes too close to."""
+
+    def __init__(self, threshold: float = SIMILARITY) -> None:
+        self._threshold = threshold
+        self._holders: dict[str, list[int]] = defaultdict(list)
+        self._sets: list[frozenset[str]] = []
+
+    def like(self, text: str) -> list[int]:
+        """Numbers, in the order they were added, of the texts with a Jaccard similarity of at least the threshold."""
         mine = shingles(text)
         shared: Counter[int] = Counter()
         for shingle in mine:
-            holders = index[shingle]
+            holders = self._holders.get(shingle, ())
             if len(holders) < _COMMON:
                 shared.update(holders)
-                holders.append(j)
-        for i, n in shared.items():
-            if n >= threshold * max(len(mine), len(sets[i])) and similarity(mine, sets[i]) >= threshold:
-                pairs.append((i, j))
-        sets.append(mine)
+        return sorted(
+            i
+            for i, n in shared.items()
+            if n >= self._threshold * max(len(mine), len(self._sets[i]))
+            and similarity(mine, self._sets[i]) >= self._threshold
+        )
+
+    def add(self, text: str) -> None:
+        """Remember a text."""
+        mine = shingles(text)
+        for shingle in mine:
+            if len(self._holders[shingle]) < _COMMON:
+                self._holders[shingle].append(len(self._sets))
+        self._sets.append(mine)
+
+
+def near_duplicate_pairs(texts: Sequence[str], threshold: float = SIMILARITY) -> list[tuple[int, int]]:
+    """Index pairs (i < j) of texts whose shingle sets have a Jaccard similarity of at least ``threshold``."""
+    seen = NearDuplicates(threshold)
+    pairs = []
+    for j, text in enumerate(texts):
+        pairs += [(i, j) for i in seen.like(text)]
+        seen.add(text)
     return pairs
 
 

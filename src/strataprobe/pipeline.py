@@ -111,7 +111,8 @@ def run(options: RunOptions) -> dict[str, Any]:
     """
     from strataprobe.capture.run import capture_stage
     from strataprobe.compare.run import compare
-    from strataprobe.generate.run import adopt, generate
+    from strataprobe.generate.adopt import adopt
+    from strataprobe.generate.run import generate
     from strataprobe.probes.run import train
 
     job = _Run(options)

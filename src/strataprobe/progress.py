@@ -70,25 +70,27 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
                 console=Console(stderr=True),
                 transient=False,
             )
             self._bar.start()
-            self._task = self._bar.add_task(self.description, total=self.total, completed=self.done)
+            self._task = self._bar.add_task(self.description, total=self.total, completed=self.done, status="")
         return self
 
-    def advance(self, n: int = 1) -> None:
-        """Count ``n`` more units as done."""
+    def advance(self, n: int = 1, status: str = "") -> None:
+        """Count ``n`` more units as done; ``status`` is a few words on how it goes, shown beside them."""
         self.done += n
         if self._bar is not None:
-            self._bar.advance(self._task, n)
+            self._bar.update(self._task, advance=n, status=status)
             return
         now_s = time.monotonic()
         if not _quiet and now_s - self._last_line_s >= _LINE_EVERY_S:
             self._last_line_s = now_s
             fresh = max(self.done - self._start_done, 1)
             left_s = (now_s - self._started_s) / fresh * (self.total - self.done)
-            note(f"{self.description}: {self.done:,} of {self.total:,} {self.unit}, about {left_s:,.0f} s left")
+            how = f" ({status})" if status else ""
+            note(f"{self.description}: {self.done:,} of {self.total:,} {self.unit}{how}, about {left_s:,.0f} s left")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

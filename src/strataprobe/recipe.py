@@ -58,6 +58,46 @@ class SplitFractions(_Strict):
         return self.train, self.val, self.test
 
 
+class Writing(_Strict):
+    """How texts for the recipe are to be written: what a language model is asked for, and what is accepted.
+
+    ``situations`` maps domains to triggers. Where situations, styles, personas or tellings are empty, those of
+    ``generate/situations.toml`` are used.
+    """
+
+    language: str = "en"
+    first_person: bool = True
+    sentences: tuple[int, int] = (2, 4)
+    words: tuple[int, int] = (12, 120)
+    instructions: str = ""
+    situations: dict[str, tuple[str, ...]] = {}
+    styles: tuple[str, ...] = ()
+    personas: tuple[str, ...] = ()
+    tellings: tuple[str, ...] = ()
+
+    @field_validator("language")
+    @classmethod
+    def _language_is_a_code(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z]{2,3}", value):
+            raise ValueError(f"language {value!r} is no language code, such as 'en' or 'de'")
+        return value
+
+    @field_validator("sentences", "words")
+    @classmethod
+    def _is_a_range(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] <= value[1]:
+            raise ValueError(f"{list(value)} is no range: [lowest, highest], 1 or more")
+        return value
+
+    @field_validator("situations")
+    @classmethod
+    def _every_domain_has_triggers(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        empty = [domain for domain, triggers in value.items() if not triggers]
+        if empty:
+            raise ValueError(f"situations: the domain {empty[0]!r} has no triggers")
+        return value
+
+
 class Lexicon(_Strict):
     """A word-list baseline: which library scores the text, and which class a high score speaks for."""
 
@@ -80,6 +120,7 @@ class Recipe(_Strict):
     classes: tuple[RecipeClass, ...]
     split: SplitFractions = SplitFractions()
     banned_words: tuple[str, ...] = ()
+    writing: Writing = Writing()
     lexicon: Lexicon | None = None
 
     @field_validator("name")

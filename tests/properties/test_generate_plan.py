@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strataprobe.generate.material import load_material
-from strataprobe.generate.plan import make_plan
+from strataprobe.generate.builtin.material import load_material
+from strataprobe.generate.builtin.plan import make_plan
 from strataprobe.recipe import load_recipe
 
 RECIPE = load_recipe("sentiment")

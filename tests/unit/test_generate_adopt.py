@@ -7,7 +7,7 @@ import pytest
 
 from strataprobe.dataset import read_dataset
 from strataprobe.errors import DataError, StageError
-from strataprobe.generate.run import adopt
+from strataprobe.generate.adopt import adopt
 from strataprobe.recipe import load_recipe
 
 RECIPE = load_recipe("sentiment")

@@ -4,7 +4,8 @@ import json
 import random
 
 from strataprobe.dataset import Text
-from strataprobe.generate.audit import audit, bag_of_words_leak
+from strataprobe.generate.audit import audit
+from strataprobe.generate.leak import bag_of_words_leak
 from strataprobe.recipe import load_recipe
 
 NOUNS = ("lamp", "river", "stone", "window", "pencil", "orange", "candle", "mountain", "ticket", "basket", "ladder")

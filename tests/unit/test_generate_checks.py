@@ -2,7 +2,7 @@
 
 import pytest
 
-from strataprobe.generate.checks import WordChecker, checker_for, count_sentences, is_first_person
+from strataprobe.generate.words import WordChecker, checker_for, count_sentences, is_first_person
 from strataprobe.recipe import load_recipe
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from strataprobe.dataset import read_dataset
 from strataprobe.errors import OptionError, StageError
-from strataprobe.generate.checks import checker_for, count_sentences, is_first_person
+from strataprobe.generate.words import checker_for, count_sentences, is_first_person
 from strataprobe.generate.run import generate
 from strataprobe.manifest import verify_folder
 from strataprobe.neardup import near_duplicate_pairs
@@ -241,7 +241,7 @@ def test_what_the_writer_cannot_do_is_said_in_a_sentence(tmp_path, change, optio
 
 def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkeypatch):
     from strataprobe.generate import run
-    from strataprobe.generate.material import load_material
+    from strataprobe.generate.builtin.material import load_material
 
     whole = load_material(RECIPE)
     few = {c: {m: {"any": k["any"][:2]} for m, k in members.items()} for c, members in whole.reactions.items()}

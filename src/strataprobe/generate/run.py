@@ -1,207 +1,175 @@
-"""Run the generate stage: write texts with a backend, or adopt the user's own, into one finished folder.
+"""Run the generate stage: a backend writes texts for every cell of a plan, into one finished folder.
 
-Every accepted row is on disk before it counts; a restart under the same options writes only the cells that are
-missing, and the files are the same bytes as an uninterrupted run's.
+Every answer is on disk before it counts. A restart under the same options asks only for the cells without an accepted
+text; where the backend itself is repeatable, the files are the same bytes as an uninterrupted run's.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from strataprobe.dataset import Text, read_dataset, to_jsonl
-from strataprobe.errors import DataError, OptionError
+from strataprobe.dataset import Text
+from strataprobe.errors import BackendError, OptionError
+from strataprobe.generate.acceptance import Acceptance
+from strataprobe.generate.asking import Asking
 from strataprobe.generate.audit import audit
-from strataprobe.generate.material import load_material
-from strataprobe.generate.plan import Cell, make_plan, seeded
-from strataprobe.generate.writer import Writer
+from strataprobe.generate.backends import BackendOptions, check_name, default_llm, open_backend
+from strataprobe.generate.builtin.backend import Builtin
+from strataprobe.generate.cells import Cell, in_file_order, make_cells
+from strataprobe.generate.folder import STAGE, write_folder
+from strataprobe.generate.judge import Judge, open_judge
+from strataprobe.generate.ledger import LEDGER_NAME, Entry, Ledger
 from strataprobe.locks import release_lock
-from strataprobe.manifest import Manifest, StageFolder, sha256_file, write_atomic, write_json
+from strataprobe.manifest import Manifest, StageFolder, write_atomic
 from strataprobe.progress import Progress, note
 from strataprobe.recipe import Recipe
 
-STAGE = "generate"
-ACCEPTED_NAME = "accepted.jsonl"
-_BACKENDS = ("builtin",)
+PLAN_NAME = "plan.jsonl"
+REJECTED_NAME = "rejected.jsonl"
 
 
 def generate(
-    recipe: Recipe, out: Path, *, backend: str = "builtin", n_per_class: int | None = None, seed: int = 0
+    recipe: Recipe,
+    out: Path,
+    *,
+    backend: str = "builtin",
+    n_per_class: int | None = None,
+    seed: int = 0,
+    options: BackendOptions | None = None,
+    judge: str | None = None,
+    allow_missing: bool = False,
 ) -> Manifest:
     """Write ``n_per_class`` texts for each class of ``recipe`` (its own number where None) into the folder ``out``.
 
-    A finished folder made with the same options is left as it is; an interrupted one is completed. Raises OptionError
-    for an unknown backend, a number below 1, a recipe the writer has no material for, or more texts than its material
-    yields without repeating itself; StageError when ``out`` holds something else.
+    A finished folder made with the same options is left as it is; an interrupted one is completed. ``judge`` names a
+    second model that labels the texts anew, for the audit. ``allow_missing`` finishes the folder also when cells are
+    left without a text after ``options.max_attempts``.
+
+    Raises OptionError for an unknown backend, a number below 1, a recipe that the built-in writer has no material for,
+    or more texts than its material yields without repeating itself; BackendError when a server is not there, stops
+    answering, or texts are missing; StageError when ``out`` holds something else.
     """
-    if backend not in _BACKENDS:
-        raise OptionError(
-            f"the backend {backend!r} is not available in this release, only {', '.join(_BACKENDS)}: use --backend "
-            "builtin, or give texts written elsewhere with --data FILE."
-        )
+    check_name(backend)
+    options = options or BackendOptions()
     n = recipe.n_per_class if n_per_class is None else n_per_class
     if n < 1:
         raise OptionError(f"--n-per-class is {n}, it must be at least 1.")
-    material = load_material(recipe)
-    config = {"recipe": recipe.to_json(), "backend": backend, "n_per_class": n, "seed": seed}
+    llm = default_llm(backend, options, recipe.model)
+    config = {
+        "recipe": recipe.to_json(),
+        "backend": backend,
+        "llm": llm,
+        "n_per_class": n,
+        "seed": seed,
+        "judge": judge,
+    }
+    writer = Builtin(recipe) if backend == "builtin" else None
     stage = StageFolder(out, STAGE, config)
     done = stage.finished()
     if done is not None:
         note(f"generate: {out} is complete, skipped.")
         return done
     started_s = time.monotonic()
+    asked = writer or open_backend(backend, options, recipe.model)
+    judged_by = open_judge(judge, backend, options) if judge else None
     stage.begin()
-    plan = make_plan(recipe, material, n, seed)
+    plan = writer.plan(n, seed) if writer else make_cells(recipe, n, seed)
+    write_atomic(stage.work / PLAN_NAME, "".join(_line(cell.to_json()) for cell in plan))
     try:
-        rows = _write_cells(stage.work / ACCEPTED_NAME, recipe, plan, Writer(recipe, material, seed))
+        with Ledger(stage.work / LEDGER_NAME, asked.identity.name) as ledger:
+            missing = _ask(recipe, plan, ledger, asked, options, seed)
+            if missing and not allow_missing:
+                raise BackendError(_what_is_missing(missing, plan, ledger))
     except OptionError:
         shutil.rmtree(stage.work)  # no restart under these options can end better
         release_lock(out)
         raise
-    rows = _in_file_order(rows, len(recipe.class_names), seed)
-    (stage.work / ACCEPTED_NAME).unlink()
-    return _finish(stage, recipe.name, rows, recipe, config, {}, started_s)
+    rows, pairs = _rows(recipe, plan, ledger, backend)
+    rows = in_file_order(rows, pairs, seed)
+    judgement = _judge(judged_by, recipe, rows, stage.work) if judged_by else None
+    _write_rejected(stage.work / REJECTED_NAME, ledger)
+    (stage.work / LEDGER_NAME).unlink()
+    asked_for = _asked_for(ledger, len(missing))
+    report = audit(rows, recipe, asked=asked_for, judge=judgement)
+    details = {"asked": {**asked_for, **asked.details()}, "temperature": options.temperature, "missing": len(missing)}
+    manifest = Manifest(stage=STAGE, config=config, model=asked.identity, details=details)
+    return write_folder(stage, manifest, recipe.name, rows, report, started_s)
 
 
-def adopt(data_file: Path, out: Path, *, recipe: Recipe | None, seed: int = 0) -> Manifest:
-    """Take over the user's own texts, labelled or not, into the same form of folder; nothing dropped or reordered.
-
-    ``recipe`` names the concept; where it is None the file's stem does, and the classes are those found. Raises
-    DataError for a bad row, naming its line.
-    """
-    started_s = time.monotonic()
-    if data_file.is_dir():
-        raise DataError(f"{data_file} is a folder: give a .jsonl, .csv, .parquet or .txt file of texts.")
-    dataset = read_dataset(data_file, recipe, seed)
-    name = recipe.name if recipe else _safe_name(data_file.stem)
-    config = {"recipe": recipe.to_json() if recipe else None, "backend": "data", "n_per_class": None, "seed": seed}
-    inputs = {"texts_sha256": sha256_file(data_file)}
-    stage = StageFolder(out, STAGE, {**config, **inputs})
-    done = stage.finished()
-    if done is not None:
-        note(f"generate: {out} is complete, skipped.")
-        return done
-    stage.begin()
-    return _finish(stage, name, dataset.rows, recipe, config, inputs, started_s)
+def _ask(
+    recipe: Recipe, plan: Sequence[Cell], ledger: Ledger, backend: Any, options: BackendOptions, seed: int
+) -> list[Cell]:
+    """Ask for every cell that the ledger has no text for; the cells that are left without one."""
+    there = sum(ledger.accepted(cell.id) is not None for cell in plan)
+    if there:
+        note(f"generate: {there:,} of {len(plan):,} texts were there already.")
+    acceptance = Acceptance(recipe, check_language=backend.name != "builtin")
+    with Progress("write", len(plan), "texts", there) as bar:
+        asking = Asking(recipe, plan, acceptance, ledger, bar, options.max_attempts)
+        if asking.open():
+            backend.write(asking, seed)
+    return asking.missing()
 
 
-def _write_cells(path: Path, recipe: Recipe, plan: list[Cell], writer: Writer) -> list[Text]:
-    """Write the cells that ``path`` does not hold yet, each row appended and flushed before it counts."""
-    rows = _resume(path, recipe, plan, writer)
-    if rows:
-        note(f"generate: {len(rows):,} of {len(plan):,} texts were there already.")
-    progress = Progress("write", len(plan), "texts", len(rows))
-    with path.open("a", encoding="utf-8", newline="\n") as file, progress as bar:
-        for cell in plan[len(rows) :]:
-            written = writer.write(cell)
-            if written is None:
-                raise OptionError(
-                    f"the builtin writer's variety runs out after {cell.pair:,} texts a class of {recipe.name!r}: ask"
-                    f" for --n-per-class {cell.pair} at most, or give texts written elsewhere with --data FILE."
-                )
-            text, parts = written
-            row = _row(recipe, cell, text)
-            file.write(json.dumps({"row": row.to_json(), "parts": parts}, ensure_ascii=False) + "\n")
-            file.flush()
-            writer.remember(cell, text, parts)
-            rows.append(row)
-            bar.advance()
-    return rows
+def _rows(recipe: Recipe, plan: Sequence[Cell], ledger: Ledger, backend: str) -> tuple[list[Text], list[int]]:
+    """The rows of the accepted texts in plan order, and the pair of each."""
+    rows, pairs = [], []
+    for cell in plan:
+        entry = ledger.accepted(cell.id)
+        if entry is not None:
+            written_by = {"backend": backend, "model": entry.model, "attempt": entry.attempt}
+            rows.append(cell.row(recipe, entry.text, written_by))
+            pairs.append(cell.pair)
+    return rows, pairs
 
 
-def _resume(path: Path, recipe: Recipe, plan: list[Cell], writer: Writer) -> list[Text]:
-    """The rows an interrupted run has accepted, in plan order; a torn last line is cut off the file."""
-    if not path.exists():
-        return []
-    rows: list[Text] = []
-    kept_bytes = 0
-    with path.open("rb") as file:
-        for line, cell in zip(file, plan, strict=False):
-            entry = _parse(line)
-            if entry is None or entry["row"].get("id") != cell.id(recipe):
-                break
-            rows.append(_row(recipe, cell, entry["row"]["text"]))
-            writer.remember(cell, entry["row"]["text"], entry["parts"])
-            kept_bytes += len(line)
-    os.truncate(path, kept_bytes)
-    return rows
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and "row" in entry and "parts" in entry else None
-
-
-def _row(recipe: Recipe, cell: Cell, text: str) -> Text:
-    fields = {
-        recipe.label_field: cell.label,
-        recipe.member_field: cell.member,
-        "domain": cell.scene.domain,
-        "trigger": cell.scene.trigger,
-        "language_style": cell.style,
-    }
-    return Text(cell.id(recipe), text, cell.label, cell.split, cell.group(recipe), fields=fields)
-
-
-def _in_file_order(rows: list[Text], n_classes: int, seed: int) -> list[Text]:
-    """Pairs in plan order, the texts of each in a seeded order, so that no class is always first."""
-    ordered: list[Text] = []
-    for start in range(0, len(rows), n_classes):
-        pair = rows[start : start + n_classes]
-        ordered += seeded(seed, "order", start).sample(pair, len(pair))
-    return ordered
-
-
-def _finish(
-    stage: StageFolder,
-    name: str,
-    rows: list[Text],
-    recipe: Recipe | None,
-    config: dict[str, Any],
-    inputs: dict[str, str],
-    started_s: float,
-) -> Manifest:
-    """Write the class files, the combined file and the audit, and rename the folder into place."""
-    counts = Counter(r.label for r in rows if r.label is not None)
-    combined = f"{name}_combined_{len(rows)}.jsonl"
-    write_atomic(stage.work / combined, to_jsonl(rows))
-    taken = {combined.lower()}
-    for label in sorted(counts):
-        own = [r for r in rows if r.label == label]
-        file_name = _unused_name(_safe_name(label), f"_{name}_{len(own)}.jsonl", taken)
-        write_atomic(stage.work / file_name, to_jsonl(own))
-    report = audit(rows, recipe)
-    write_json(stage.work / "audit.json", report)
-    for finding in report["findings"]:
-        if finding["level"] in ("warning", "error"):
-            note(f"generate: {finding['code']} {finding['message']}")
-    details = {"combined": combined, "name": name, "counts": {label: counts[label] for label in sorted(counts)}}
-    manifest = Manifest(
-        stage=STAGE, config=config, inputs=inputs, details=details, elapsed_s=round(time.monotonic() - started_s, 3)
+def _what_is_missing(missing: Sequence[Cell], plan: Sequence[Cell], ledger: Ledger) -> str:
+    by_class = Counter(cell.label for cell in missing)
+    classes = ", ".join(f"{n:,} {name}" for name, n in sorted(by_class.items()))
+    reasons = Counter(entry.check for entry in ledger.rejected()).most_common(3)
+    why = ", ".join(f"{name} {n:,}" for name, n in reasons)
+    return (
+        f"{len(missing):,} of {len(plan):,} texts are missing ({classes}), their answers were rejected (most often: {why}): "
+        "the texts so far are kept, so run the same command to ask for the missing ones again, with a higher "
+        "--max-attempts where that is not enough, or add --allow-missing to go on without them."
     )
-    return stage.commit(manifest)
 
 
-def _unused_name(start: str, end: str, taken: set[str]) -> str:
-    """A file name for a class; two classes whose names differ only in what a file name cannot hold get a number."""
-    name, number = start + end, 2
-    while name.lower() in taken:
-        name, number = f"{start}-{number}{end}", number + 1
-    taken.add(name.lower())
-    return name
+def _asked_for(ledger: Ledger, n_missing: int) -> dict[str, Any]:
+    rejected = Counter(entry.check for entry in ledger.rejected())
+    n = len(ledger.entries)
+    return {
+        "answers": n,
+        "accepted": n - rejected.total(),
+        "acceptance_rate": round((n - rejected.total()) / n, 4) if n else None,
+        "missing": n_missing,
+        "rejected": dict(sorted(rejected.items(), key=lambda item: (-item[1], item[0]))),
+    }
 
 
-def _safe_name(value: str) -> str:
-    """A name that can stand in a file name; letters of any script stay, and a class keeps its own name inside the rows."""
-    kept = "".join(c if c.isalnum() or c in "-_" else "-" for c in value).strip("-_")
-    return kept[:60] or "texts"
+def _write_rejected(path: Path, ledger: Ledger) -> None:
+    """The answers that were not accepted, by cell and attempt, where there are any."""
+
+    def line(entry: Entry) -> str:
+        return _line({"cell": entry.cell, "attempt": entry.attempt, "check": entry.check, "found": entry.found,
+                      "text": entry.text})  # fmt: skip
+
+    rejected = sorted(ledger.rejected(), key=lambda entry: (entry.cell, entry.attempt))
+    if rejected:
+        write_atomic(path, "".join(line(entry) for entry in rejected))
+
+
+def _judge(judge: Judge, recipe: Recipe, rows: Sequence[Text], work: Path) -> dict[str, Any]:
+    found = judge.agreement(recipe, rows, work)
+    note(f"judge: {found['model']} agrees with {found['agreement']:.1%} of {found['n']:,} labels.")
+    return found
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"

@@ -1,0 +1,214 @@
+"""Which answers become texts: named checks, in order; the first that fails is the reason an answer is rejected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from strataprobe.generate.words import checker_for, count_sentences, is_first_person
+from strataprobe.neardup import NearDuplicates
+from strataprobe.recipe import Recipe
+
+# Closer than this to a text that was accepted is too close (``neardup.SIMILARITY`` calls .6 a near-duplicate).
+TOO_CLOSE = 0.55
+# A run of so many words taken from the prompt makes an answer a copy of it.
+_COPIED_WORDS = 8
+# Surer than this that the text is in another language than the one asked for.
+_OTHER_LANGUAGE = 0.9
+
+_THOUGHTS = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
+_REFUSAL = re.compile(
+    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    r"|\bi(?:'m| am) (?:just )?an? (?:ai|language model)\b"
+    r"|^(?:i(?:'m| am) )?(?:so |very |really )?sorry,? (?:but )?"
+    r"i (?:can(?:'t|not| not)|am unable|am not able|won't|will not)\b"
+    r"|^(?:i(?:'m| am) )?(?:so |very )?sorry, but\b.{0,60}\b(?:request|prompt|content|assist|comply)"
+    r"|\bi (?:can(?:'t|not| not)|am unable to|am not able to|won't|will not)"
+    r" (?:help with|assist|comply|fulfil|fulfill|provide|generate|write (?:this|that|such|about|a text))\b",
+    re.IGNORECASE,
+)
+_PREAMBLE = re.compile(
+    r"^(?:sure|certainly|of course|absolutely|okay|ok|great|gladly|understood|no problem)\b[,!.:]?[^.!?\n]{0,80}"
+    r"\b(?:here|text|below|write)\b"
+    r"|^(?:sure|certainly|absolutely|understood)\s*[!,:.]"
+    r"|^here(?:'s| is| are)\b[^.!?\n]{0,80}(?::|\btext\b|\bversion\b|\battempt\b|\bparagraph\b)"
+    r"|^(?:[*_#\s]*)(?:text|title|output|answer|response|revised(?: text)?|diary entry|journal entry|message|draft)\s*[*_]*:"
+    r"|^below is\b|^the following\b[^.!?\n]{0,60}:"
+    r"|\b(?:let me know if|i hope this (?:helps|meets|works)|hope this helps|feel free to|would you like me to)\b"
+    r"|^\(?(?:note|word count|sentences?)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_LIST = re.compile(r"^\s*(?:[-*\u2022\u2013]\s+|\d{1,2}[.)]\s+|#{1,6}\s|\|)|\*\*|^\s*```", re.MULTILINE)
+_QUOTES = re.compile(
+    "[\"\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d]|^\\s*'.*'\\s*$|^\\s*\u2018.*\u2019\\s*$", re.DOTALL
+)
+_FINISHED = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][)\]]*$")
+_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_SPACED = re.compile(r"\w+")
+_UNSPACED_LANGUAGES = frozenset(["zh", "ja", "th", "km", "lo", "my"])
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why an answer was not accepted: the name of the check, what it found, and the words for the next request."""
+
+    check: str
+    found: str
+    advice: str
+
+
+def cleaned(answer: str) -> str:
+    """An answer without the white space around it and without a reasoning model's thoughts before it."""
+    return _THOUGHTS.sub("", answer).strip()
+
+
+class Acceptance:
+    """The checks for one recipe, and the texts accepted so far.
+
+    ``find`` names what is wrong with a text, ``remember`` takes an accepted one into account. English texts are checked
+    for the first person and for inflections; in other languages banned words match as they
+    stand. ``check_language`` False leaves the language of texts unchecked.
+    """
+
+    def __init__(self, recipe: Recipe, check_language: bool = True) -> None:
+        self._recipe = recipe
+        self._words = checker_for(recipe)
+        self._near = NearDuplicates(TOO_CLOSE)
+        self._exact: set[str] = set()
+        checks: dict[str, Callable[[str, str], str | None]] = {
+            "empty": self._empty,
+            "refusal": self._refusal,
+            "preamble": self._preamble,
+            "list": self._list,
+            "quotes": self._quotes,
+            "unfinished": self._unfinished,
+            "sentences": self._sentences,
+            "length": self._length,
+            "language": self._language,
+            "first_person": self._first_person,
+            "banned_word": self._banned_word,
+            "prompt_copy": self._prompt_copy,
+            "duplicate": self._duplicate,
+            "near_duplicate": self._near_duplicate,
+        }
+        if not check_language:
+            del checks["language"]
+        self._checks = checks
+
+    def find(self, text: str, prompt: str = "") -> Rejection | None:
+        """The first check that ``text`` fails, None when it passes all. ``prompt`` is what it answers."""
+        for name, check in self._checks.items():
+            found = check(text, prompt)
+            if found is not None:
+                return Rejection(name, found, self._advice(name, found))
+        return None
+
+    def remember(self, text: str) -> None:
+        """Count a text as accepted: no other may repeat it."""
+        self._exact.add(_folded(text))
+        self._near.add(text)
+
+    def _advice(self, check: str, found: str) -> str:
+        low, high = self._recipe.writing.sentences
+        few, many = self._recipe.writing.words
+        return {
+            "refusal": "it was no text but an apology",
+            "preamble": "it held an introduction or a comment",
+            "list": "it held a list or other formatting",
+            "quotes": "it held quotation marks",
+            "unfinished": "its last sentence was not finished",
+            "sentences": f"it had {found}, and {low} to {high} are wanted",
+            "length": f"it had {found}, and {few} to {many} are wanted",
+            "language": "it was in another language",
+            "first_person": "nobody in it said I, me or my",
+            "banned_word": f"it used the word {found}",
+            "prompt_copy": "it repeated words of this request",
+            "duplicate": "the same text has been written before",
+            "near_duplicate": "it was too like a text written before",
+        }.get(check, "there was no text in it")
+
+    def _empty(self, text: str, _: str) -> str | None:
+        return None if _WORD.search(text) else "no words"
+
+    def _refusal(self, text: str, _: str) -> str | None:
+        return _matched(_REFUSAL, text)
+
+    def _preamble(self, text: str, _: str) -> str | None:
+        return _matched(_PREAMBLE, text)
+
+    def _list(self, text: str, _: str) -> str | None:
+        return _matched(_LIST, text)
+
+    def _quotes(self, text: str, _: str) -> str | None:
+        return _matched(_QUOTES, text)
+
+    def _unfinished(self, text: str, _: str) -> str | None:
+        return None if _FINISHED.search(text) else text[-20:]
+
+    def _sentences(self, text: str, _: str) -> str | None:
+        low, high = self._recipe.writing.sentences
+        n = count_sentences(text)
+        return None if low <= n <= high else f"{n} sentence{'' if n == 1 else 's'}"
+
+    def _length(self, text: str, _: str) -> str | None:
+        low, high = self._recipe.writing.words
+        if self._recipe.writing.language in _UNSPACED_LANGUAGES:
+            n, unit = len(re.sub(r"\W", "", text)), "characters"
+        else:
+            n, unit = len(_WORD.findall(text)), "words"
+        return None if low <= n <= high else f"{n} {unit}"
+
+    def _language(self, text: str, _: str) -> str | None:
+        language, probability = _language_of(text)
+        other = language != self._recipe.writing.language and probability > _OTHER_LANGUAGE
+        return language if other else None
+
+    def _first_person(self, text: str, _: str) -> str | None:
+        writing = self._recipe.writing
+        if not writing.first_person or writing.language != "en":
+            return None
+        return None if is_first_person(text) else "no I, me, my, we or us"
+
+    def _banned_word(self, text: str, _: str) -> str | None:
+        found = self._words.find(text)
+        return found[0] if found else None
+
+    def _prompt_copy(self, text: str, prompt: str) -> str | None:
+        asked, words = f" {' '.join(_SPACED.findall(prompt.lower()))} ", _SPACED.findall(text.lower())
+        for start in range(len(words) - _COPIED_WORDS + 1):
+            run = " ".join(words[start : start + _COPIED_WORDS])
+            if f" {run} " in asked:
+                return run
+        return None
+
+    def _duplicate(self, text: str, _: str) -> str | None:
+        return "an accepted text" if _folded(text) in self._exact else None
+
+    def _near_duplicate(self, text: str, _: str) -> str | None:
+        return "an accepted text" if self._near.like(text) else None
+
+
+def _matched(pattern: re.Pattern[str], text: str) -> str | None:
+    match = pattern.search(text.replace("\u2019", "'") if pattern is not _QUOTES else text)
+    return match.group().strip()[:60] if match else None
+
+
+def _folded(text: str) -> str:
+    """A text as far as two copies of it agree: words alone, in lower case."""
+    return " ".join(_SPACED.findall(text.lower())) or text
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _language_of(text: str) -> tuple[str, float]:
+    """The language a text is most likely in, as a two-letter code, with its probability."""
+    language, probability = _identifier().classify(text)
+    return str(language), float(probability)

@@ -1,0 +1,135 @@
+"""When a text that is being written cannot become better: told from its token ids alone, with no decoding on the way.
+
+A text is over at the model's end token, at a blank line, and once it has begun one more sentence than can be accepted.
+The rules work on characters; they are carried over to whole tokens once for a vocabulary, as a table of transitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+
+# How a text ended; a row that was still going on is none of these.
+ENDED, SENTENCES, BLANK_LINE = "ended", "sentences", "blank line"
+_FINAL = (ENDED, SENTENCES, BLANK_LINE)
+
+
+class _State(NamedTuple):
+    """What has to be known of a text so far: sentences that are over, and how its last characters look."""
+
+    sentences: int = 0
+    after_mark: bool = False
+    has_words: bool = False
+    new_line: bool = False
+
+
+def _next(state: _State, kind: str, most: int) -> _State | str:
+    """The state after one more character of a kind, or the reason to stop.
+
+    Sentences are counted as ``words.count_sentences`` counts them: a mark, closing quotes or brackets, white space.
+    """
+    sentences, after_mark, has_words, new_line = state
+    if kind in " \n":
+        if kind == "\n" and new_line and has_words:
+            return BLANK_LINE
+        over = min(sentences + after_mark, most)
+        return _State(over, False, has_words, new_line or kind == "\n")
+    if sentences >= most:
+        return SENTENCES
+    return _State(sentences, kind == "." or (kind == ")" and after_mark), has_words or kind == "x", False)
+
+
+def _kind(character: str) -> str:
+    if character in ".!?":
+        return "."
+    if character in "\"')]":
+        return ")"
+    if character == "\n":
+        return "\n"
+    return " " if character.isspace() else "x"
+
+
+def shape_of(text: str) -> str:
+    """A token's text as far as the rules see it: marks ".", closers ")", white space, and "x" for all else."""
+    kinds = "".join(map(_kind, text))
+    return "".join(kind * min(len(list(run)), 2 if kind == "\n" else 1) for kind, run in groupby(kinds))
+
+
+def token_texts(tokenizer: Any) -> list[str]:
+    """The text that each token adds when it follows another; "" for special tokens."""
+    before = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    rows = [[*before, token] for token in range(len(tokenizer))]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        head, texts = backend.decode(before), backend.decode_batch(rows)
+    else:
+        head, texts = (
+            tokenizer.decode(before, skip_special_tokens=True),
+            tokenizer.batch_decode(rows, skip_special_tokens=True),
+        )
+    return [text.removeprefix(head) for text in texts]
+
+
+class Stops:
+    """The rules for one vocabulary and one number of sentences, as tables on a device.
+
+    ``classes`` (V,) maps a token id to its column in ``table`` (states x columns), which holds the next state. The last
+    three states are final and are never left; state 0 is the start.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], n_ids: int, end_ids: Collection[int], most_sentences: int, device: torch.device
+    ) -> None:
+        shapes = list(dict.fromkeys(["", *(shape_of(text) for text in dict.fromkeys(texts))]))
+        column = {shape: i for i, shape in enumerate(shapes)}
+        known = [column[shape_of(text)] for text in texts][:n_ids]
+        classes = torch.tensor(known + [0] * (n_ids - len(known)))
+        classes[[i for i in end_ids if i < n_ids]] = len(shapes)
+        rows = _table(shapes, most_sentences)
+        self.first_final = len(rows) - len(_FINAL)
+        self.classes, self.table = classes.to(device), torch.tensor(rows).to(device)
+
+    def reason(self, state: int) -> str | None:
+        """How a text in this state ended, None for one that was still going on."""
+        return _FINAL[state - self.first_final] if state >= self.first_final else None
+
+
+def _table(shapes: Sequence[str], most: int) -> list[list[int]]:
+    """Next state for every state (row) and every shape, then the end token (column), numbered as they are reached."""
+    numbers: dict[_State | str, int] = {_State(): 0}
+    reached: list[_State] = [_State()]
+    rows: list[list[_State | str]] = []
+    for state in reached:  # grows as it goes
+        row: list[_State | str] = []
+        for shape in shapes:
+            there: _State | str = state
+            for kind in shape:
+                there = there if isinstance(there, str) else _next(there, kind, most)
+            if isinstance(there, _State) and there not in numbers:
+                numbers[there] = len(reached)
+                reached.append(there)
+            row.append(there)
+        rows.append([*row, ENDED])
+    numbers |= {reason: len(reached) + i for i, reason in enumerate(_FINAL)}
+    rows += [[reason] * (len(shapes) + 1) for reason in _FINAL]
+    return [[numbers[there] for there in row] for row in rows]
+
+
+class Watch(StoppingCriteria):
+    """Follows the rows of one batch through ``Stops``; ``lengths`` (B,) counts the tokens of each up to its stop."""
+
+    def __init__(self, stops: Stops, n_rows: int) -> None:
+        self._stops = stops
+        self.states = torch.zeros(n_rows, dtype=torch.long, device=stops.table.device)
+        self.lengths = torch.zeros_like(self.states)
+
+    def __call__(self, input_ids: Tensor, scores: Any = None, **_: Any) -> Any:
+        """Which rows are over (B,), after one more token each."""
+        self.lengths += self.states < self._stops.first_final
+        self.states = self._stops.table[self.states, self._stops.classes[input_ids[:, -1]]]
+        return self.states >= self._stops.first_final
