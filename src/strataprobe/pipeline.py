@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from strataprobe.backup import Backup
 from strataprobe.dataset import check_trainable, read_dataset
 from strataprobe.errors import LoginError, StageError, StrataprobeError
+from strataprobe.generate.backends import BackendOptions
 from strataprobe.manifest import library_versions, write_json
 from strataprobe.models import LoadedModel, load_model, resolve
 from strataprobe.recipe import Recipe
@@ -40,6 +41,9 @@ class RunOptions:
     data: Path | None = None
     n_per_class: int | None = None
     backend: str = "builtin"
+    writing: BackendOptions = field(default_factory=BackendOptions)
+    judge: str | None = None
+    allow_missing: bool = False
     layers: str | None = None
     evals: Mapping[str, Path] = field(default_factory=dict)
     backup: Path | None = None
@@ -129,7 +133,14 @@ def run(options: RunOptions) -> dict[str, Any]:
             return adopt(options.data, data, recipe=options.recipe, seed=options.seed)
         assert options.recipe is not None
         return generate(
-            options.recipe, data, backend=options.backend, n_per_class=options.n_per_class, seed=options.seed
+            options.recipe,
+            data,
+            backend=options.backend,
+            n_per_class=options.n_per_class,
+            seed=options.seed,
+            options=options.writing,
+            judge=options.judge,
+            allow_missing=options.allow_missing,
         )
 
     def texts_that_can_be_trained_on() -> Any:

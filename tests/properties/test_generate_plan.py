@@ -11,7 +11,7 @@ from strataprobe.generate.builtin.plan import make_plan
 from strataprobe.recipe import load_recipe
 
 RECIPE = load_recipe("sentiment")
-MATERIAL = load_material(RECIPE)
+MATERIAL = load_material(RECIPE, "sentiment")
 
 
 @settings(max_examples=25, deadline=None)

@@ -243,7 +243,7 @@ def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkey
     from strataprobe.generate import run
     from strataprobe.generate.builtin.material import load_material
 
-    whole = load_material(RECIPE)
+    whole = load_material(RECIPE, "sentiment")
     few = {c: {m: {"any": k["any"][:2]} for m, k in members.items()} for c, members in whole.reactions.items()}
     scene = next(s for s in whole.scenes if s.kind == "life" and not s.planned)
     turns = {c: {"any": kinds["any"][:1]} for c, kinds in whole.turns.items()}

@@ -79,8 +79,42 @@ BatchTokens = Annotated[str, typer.Option("--batch-tokens", help="Tokens in a ba
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32 or bfloat16.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Eval = Annotated[list[str] | None, typer.Option("--eval", help="NAME=FILE: labelled text from elsewhere; repeatable.")]
+NPerClass = Annotated[int | None, typer.Option("--n-per-class", help="Texts a class; the recipe's unless given.")]
+Backend = Annotated[
+    str, typer.Option("--backend", help="Who writes the texts: builtin (no model), ollama, openai or transformers.")
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option("--base-url", help="Address of an OpenAI-compatible server, such as http://localhost:8000/v1."),
+]
+Llm = Annotated[str | None, typer.Option("--llm", help="Model that writes: its name on the server, an id or a folder.")]
+Parallel = Annotated[int, typer.Option("--parallel", min=1, max=1024, help="Requests to the server at a time.")]
+MaxAttempts = Annotated[
+    int, typer.Option("--max-attempts", min=1, help="Answers to try for a text before it is reported missing.")
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", min=0.0, max=5.0, help="Temperature of the writing model.")
+]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer of the server.")]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option("--judge", help="Second model that labels the texts anew; the audit tells how far it agrees."),
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Finish with fewer texts when some are rejected time after time.")
+]
 ProbesDir = Annotated[Path, typer.Option("--probes", help="Folder that 'train' wrote, or one of its layer_K folders.")]
 Layer = Annotated[int | None, typer.Option("--layer", help="Layer to read; the best one unless given.")]
+
+
+def backend_options(**values: Any) -> Any:
+    """The writing options as ``BackendOptions``. Raises OptionError for an address that is none."""
+    from strataprobe.generate.backends import BackendOptions
+
+    url = values["base_url"]
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise OptionError(f"--base-url {url!r} is no address: it must begin with http:// or https://.")
+    return BackendOptions(**values)
 
 
 def parse_readouts(value: str) -> list[str] | None:

@@ -95,17 +95,18 @@ def _distinct(rows: Sequence[Text], n: int) -> float:
     return round(len(grams) / total, 4) if total else 0.0
 
 
-def _repeated(rows: Sequence[Text]) -> dict[str, Any]:
-    """Sentences that stand in several texts: the share of all sentences, and those that stand in most."""
-    texts_with: Counter[str] = Counter()
-    n = 0
+def _repeated(rows: Sequence[Text]) -> dict[str, int]:
+    """The sentences that stand in texts of most groups, with the number of groups: frames that cross the splits.
+
+    A sentence that the texts of one group share, such as their scene, crosses none and is not counted.
+    """
+    groups: dict[str, set[str]] = {}
     for row in rows:
-        own = [s.strip() for s in _SENTENCE.findall(row.text.lower()) if s.strip()]
-        n += len(own)
-        texts_with.update(set(own))
-    again = sum(count for count in texts_with.values() if count > 1)
-    most = sorted(texts_with.items(), key=lambda item: (-item[1], item[0]))[:10]
-    return {"share": round(again / n, 4) if n else 0.0, "most": {s: c for s, c in most if c > 1}}
+        for sentence in _SENTENCE.findall(row.text.lower()):
+            if len(_WORD.findall(sentence)) > 1:
+                groups.setdefault(sentence.strip(), set()).add(row.group)
+    most = sorted(((len(found), sentence) for sentence, found in groups.items()), key=lambda item: (-item[0], item[1]))
+    return {sentence: n for n, sentence in most[:10] if n > 1}
 
 
 def _banned(rows: Sequence[Text], checker: WordChecker | None) -> dict[str, Any] | None:

@@ -45,7 +45,7 @@ class Cell:
         """The row of a text written for this cell."""
         planned = {
             recipe.label_field: self.label,
-            recipe.member_field: self.member,
+            recipe.member_field: "" if self.member == self.label else self.member,
             "domain": self.domain,
             "trigger": self.trigger,
             "language_style": self.style,

@@ -8,7 +8,7 @@ LEAK_LIMIT = 0.90
 # Fewer accepted answers than this share, or labels that a judge agrees with, are worth a warning.
 LOW_ACCEPTANCE = 0.5
 LOW_AGREEMENT = 0.8
-# A sentence that stands in more texts than this is a frame that a probe may learn.
+# A sentence that stands in the texts of more groups than this is a frame that a probe may learn.
 HANDFUL = 10
 
 Finding = dict[str, str]
@@ -36,7 +36,7 @@ def findings_of(report: dict[str, Any]) -> list[Finding]:
         _missing_finding(report["asked"]),
         _acceptance_finding(report["asked"]),
         _judge_finding(report["judge"]),
-        _repeated_finding(report["repeated_sentences"]["most"]),
+        _repeated_finding(report["repeated_sentences"]),
     ]  # fmt: skip
 
 
@@ -109,5 +109,5 @@ def _judge_finding(judge: dict[str, Any] | None) -> Finding:
 
 def _repeated_finding(most: dict[str, int]) -> Finding:
     sentence, n = next(iter(most.items()), ("", 1))
-    return _rule("G012", n <= HANDFUL, f"one sentence stands in {n:,} texts ({sentence[:60]!r}): a probe may learn the"
-                 " frame, so vary it.", f"no sentence stands in more than {HANDFUL} texts.")  # fmt: skip
+    return _rule("G012", n <= HANDFUL, f"one sentence stands in the texts of {n:,} groups ({sentence[:60]!r}): a probe"
+                 " may learn the frame, so vary it.", f"no sentence stands in the texts of more than {HANDFUL} groups.")  # fmt: skip

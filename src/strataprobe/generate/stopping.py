@@ -7,6 +7,7 @@ The rules work on characters; they are carried over to whole tokens once for a v
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -61,18 +62,13 @@ def shape_of(text: str) -> str:
 
 
 def token_texts(tokenizer: Any) -> list[str]:
-    """The text that each token adds when it follows another; "" for special tokens."""
-    before = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-    rows = [[*before, token] for token in range(len(tokenizer))]
+    """The text that each token adds when it follows a word, with the space before it if it brings one."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        head, texts = backend.decode(before), backend.decode_batch(rows)
-    else:
-        head, texts = (
-            tokenizer.decode(before, skip_special_tokens=True),
-            tokenizer.batch_decode(rows, skip_special_tokens=True),
-        )
-    return [text.removeprefix(head) for text in texts]
+    decoded = backend.decode_batch if backend is not None else partial(tokenizer.batch_decode, skip_special_tokens=True)
+    first = [*tokenizer("a", add_special_tokens=False)["input_ids"][-1:], *range(len(tokenizer))]
+    word = next((i for i in first if any(map(str.isalnum, decoded([[i]])[0]))), first[0])
+    head = decoded([[word]])[0]
+    return [text.removeprefix(head) for text in decoded([[word, token] for token in range(len(tokenizer))])]
 
 
 class Stops:

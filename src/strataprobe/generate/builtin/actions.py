@@ -1,7 +1,8 @@
 """Texts that show something being done in the mind: a scene, then sentences that show one act, from templates.
 
 Every scene brings the words for the slots of the templates ({topic}, {part}, {other}, {who}, {way}, {way2}, {cause}), so
-that the same template reads differently in each scene. A pair is one scene told once for every class.
+that the same template reads differently in each scene. A pair is one scene told once for every class. Scenes and
+templates are dealt into worlds, and a world is a group: a template in a test text was never seen in training.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SLOTS = ("topic", "part", "other", "who", "way", "way2", "cause")
 _ATTEMPTS = 60
 _STYLES = ("diary", "message", "letter", "conversation", "report", "post")
 _CONTRACTING = ("message", "conversation", "post")
+_ACTS_OF_A_WORLD = 4
 # How many sentences on the act follow the scene, and how often.
 _ACTS = {1: 15, 2: 60, 3: 25}
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -52,9 +54,10 @@ class ActMaterial:
 
 @dataclass(frozen=True)
 class ActCell(Cell):
-    """One text to compose: a scene and ``n_acts`` sentences."""
+    """One text to compose: a scene and ``n_acts`` of the sentences that its world has for its class."""
 
     scene: ActScene
+    acts: tuple[str, ...]
     n_acts: int
 
 
@@ -72,7 +75,10 @@ def load_acts(recipe: Recipe, name: str) -> ActMaterial:
 def plan_acts(recipe: Recipe, material: ActMaterial, n_per_class: int, seed: int) -> list[ActCell]:
     """The cells, pair after pair, the classes of a pair in label order; ``n_per_class`` pairs."""
     scenes = dealt(material.scenes, n_per_class, seed, "scenes")
-    groups = [f"{recipe.name}-{scene.id}" for scene in scenes]
+    n_worlds = min(len(material.acts[name]) for name in recipe.class_names) // _ACTS_OF_A_WORLD
+    worlds = {s.id: i % n_worlds for i, s in enumerate(dealt(material.scenes, len(material.scenes), seed, "worlds"))}
+    acts = {c: dealt(material.acts[c], len(material.acts[c]), seed, "acts", c) for c in recipe.class_names}
+    groups = [f"{recipe.name}-{worlds[scene.id]:02d}" for scene in scenes]
     splits = split_by_group(groups, [None] * n_per_class, recipe.split.as_tuple(), seed)
     rng = seeded(seed, "forms")
     cells = []
@@ -94,6 +100,7 @@ def plan_acts(recipe: Recipe, material: ActMaterial, n_per_class: int, seed: int
                     group=groups[pair],
                     split=splits[pair],
                     scene=scene,
+                    acts=tuple(acts[name][worlds[scene.id] :: n_worlds]),
                     n_acts=n_acts,
                 )
             )
@@ -103,8 +110,8 @@ def plan_acts(recipe: Recipe, material: ActMaterial, n_per_class: int, seed: int
 class ActWriter:
     """Composes cells one after another; ``remember`` takes back texts accepted before an interruption."""
 
-    def __init__(self, material: ActMaterial, acceptance: Acceptance, seed: int) -> None:
-        self._material, self._acceptance, self._seed = material, acceptance, seed
+    def __init__(self, acceptance: Acceptance, seed: int) -> None:
+        self._acceptance, self._seed = acceptance, seed
         self._used: Counter[str] = Counter()
 
     def write(self, cell: ActCell) -> tuple[str, list[str]] | None:
@@ -126,7 +133,7 @@ class ActWriter:
     def _least_used(self, cell: ActCell, rng: Random, attempt: int) -> list[str]:
         """Templates of the cell's class, those used least so far first; later attempts care less."""
         noise = 0.9 + attempt
-        pool = sorted(self._material.acts[cell.label])
+        pool = sorted(cell.acts)
         cost = {template: self._used[template] + noise * rng.random() for template in pool}
         chosen = sorted(pool, key=lambda template: cost[template])[: cell.n_acts]
         return rng.sample(chosen, len(chosen))

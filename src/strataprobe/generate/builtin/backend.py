@@ -83,5 +83,4 @@ class Builtin:
     def _writer(self, acceptance: Acceptance, seed: int) -> Any:
         if self._tales is not None:
             return TaleWriter(self._tales, acceptance, seed)
-        assert self._acts is not None
-        return ActWriter(self._acts, acceptance, seed)
+        return ActWriter(acceptance, seed)
