@@ -108,12 +108,9 @@ Layer = Annotated[int | None, typer.Option("--layer", help="Layer to read; the b
 
 
 def backend_options(**values: Any) -> Any:
-    """The writing options as ``BackendOptions``. Raises OptionError for an address that is none."""
+    """The writing options as ``BackendOptions``."""
     from strataprobe.generate.backends import BackendOptions
 
-    url = values["base_url"]
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise OptionError(f"--base-url {url!r} is no address: it must begin with http:// or https://.")
     return BackendOptions(**values)
 
 

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from strataprobe.dataset import Text, split_by_group
+from strataprobe.generate.words import checker_for
 from strataprobe.manifest import sha256_json
 from strataprobe.recipe import Recipe
 
@@ -71,14 +72,18 @@ def seeded(*parts: object) -> Random:
 
 
 def settings_of(recipe: Recipe) -> Settings:
-    """The recipe's own settings, and the usual ones where it names none."""
-    usual, own = _usual(), recipe.writing
-    situations = own.situations or usual["situations"]
+    """The recipe's own settings; where it names none the usual ones, but for those that use a word it bans."""
+    usual, own, checker = _usual(), recipe.writing, checker_for(recipe)
+
+    def spoken(values: Sequence[str]) -> tuple[str, ...]:
+        return tuple(value for value in values if not checker.find(value))
+
+    situations = own.situations or {d: spoken(triggers) for d, triggers in usual["situations"].items() if spoken([d])}
     return Settings(
         situations=tuple((domain, trigger) for domain, triggers in situations.items() for trigger in triggers),
-        styles=own.styles or tuple(usual["styles"]),
-        personas=own.personas or tuple(usual["personas"]),
-        tellings=own.tellings or tuple(usual["tellings"]),
+        styles=own.styles or spoken(usual["styles"]),
+        personas=own.personas or spoken(usual["personas"]),
+        tellings=own.tellings or spoken(usual["tellings"]),
     )
 
 

@@ -51,8 +51,9 @@ class Decoder:
         self.max_positions, self.dtype = loaded.max_positions, loaded.dtype
         self._model: Any = loaded.model
         self._end_ids = end_ids(self._model, self.tokenizer)
-        pad = self.tokenizer.pad_token_id
-        self._pad_id = int(pad) if pad is not None else next(iter(self._end_ids), 0)
+        self._n_ids = int(self._model.get_output_embeddings().weight.shape[0])
+        pads = [self.tokenizer.pad_token_id, *self._end_ids, 0]
+        self._pad_id = next(int(i) for i in pads if i is not None and i < self._n_ids)
         self._texts: list[str] = []
         self._stops: dict[int, Stops] = {}
 
@@ -131,8 +132,7 @@ class Decoder:
         """The rules for stopping, made once for a number of sentences."""
         if most_sentences not in self._stops:
             self._texts = self._texts or token_texts(self.tokenizer)
-            n_ids = max(int(self._model.get_output_embeddings().weight.shape[0]), len(self._texts))
-            self._stops[most_sentences] = Stops(self._texts, n_ids, self._end_ids, most_sentences, self.device)
+            self._stops[most_sentences] = Stops(self._texts, self._n_ids, self._end_ids, most_sentences, self.device)
         return self._stops[most_sentences]
 
     def _answers(self, rows: Sequence[list[int]], watch: Watch, stops: Stops) -> list[Answer]:

@@ -109,5 +109,9 @@ def _judge_finding(judge: dict[str, Any] | None) -> Finding:
 
 def _repeated_finding(most: dict[str, int]) -> Finding:
     sentence, n = next(iter(most.items()), ("", 1))
-    return _rule("G012", n <= HANDFUL, f"one sentence stands in the texts of {n:,} groups ({sentence[:60]!r}): a probe"
-                 " may learn the frame, so vary it.", f"no sentence stands in the texts of more than {HANDFUL} groups.")  # fmt: skip
+    return _rule(
+        "G012",
+        n <= HANDFUL,
+        f"one sentence stands in the texts of {n:,} groups ({sentence[:60]!r}): a probe may learn the frame, so vary it.",
+        f"no sentence stands in the texts of more than {HANDFUL} groups.",
+    )

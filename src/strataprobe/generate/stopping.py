@@ -81,9 +81,10 @@ class Stops:
     def __init__(
         self, texts: Sequence[str], n_ids: int, end_ids: Collection[int], most_sentences: int, device: torch.device
     ) -> None:
-        shapes = list(dict.fromkeys(["", *(shape_of(text) for text in dict.fromkeys(texts))]))
+        found = [shape_of(text) for text in texts[:n_ids]]
+        shapes = list(dict.fromkeys(["", *found]))
         column = {shape: i for i, shape in enumerate(shapes)}
-        known = [column[shape_of(text)] for text in texts][:n_ids]
+        known = [column[shape] for shape in found]
         classes = torch.tensor(known + [0] * (n_ids - len(known)))
         classes[[i for i in end_ids if i < n_ids]] = len(shapes)
         rows = _table(shapes, most_sentences)
