@@ -19,7 +19,8 @@ Chain = dict[str, dict[str, float]]
 START, END = "<model>", "<eos>"
 # "<bos> request words <model>": the last token is where every walk starts. The template writes <bos> itself.
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %} {{ m['content'] }}{% endfor %}{% if add_generation_prompt %} <model>{% endif %}"
+    "{{ bos_token }}{% for m in messages %} {{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %} <model>{% endif %}"
 )
 _SPECIAL = ["<pad>", "<bos>", END, START, "<unk>"]
 _NEVER = -1e4
@@ -94,7 +95,7 @@ def texts_chain() -> Chain:
     chain |= {ending: dict.fromkeys(OPENERS[1], 1.0) for ending in ENDINGS[0]}
     chain |= {ending: dict.fromkeys(OPENERS[2], 1.0) for ending in ENDINGS[1]}
     last = {END: 0.7, BLANK: 0.15, **dict.fromkeys(OPENERS[0], 0.15 / 6)}  # to be over, in two ways, or to ramble on
-    chain |= {ending: last for ending in ENDINGS[2]}
+    chain |= dict.fromkeys(ENDINGS[2], last)
     chain |= {BLANK: first, NOBODY: {NOBODY: 0.5, END: 0.5}, PROUD: first, PREAMBLE: {BLANK: 1.0}}
     return chain | {ON_AND_ON: {ON_AND_ON: 1.0}}
 

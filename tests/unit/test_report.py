@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from strataprobe.cli.compare import print_comparison
+from strataprobe.compare.audit_values import audit_rows
 from strataprobe.compare.figures import layer_comparison_figure, spread
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.interactive import plotly_figure
-from strataprobe.compare.report import audit_rows, report_html, summary_words
+from strataprobe.compare.report import report_html, summary_words
 from strataprobe.compare.wording import interval_words, spaced, three
 
 
@@ -229,3 +231,46 @@ def test_an_audit_of_any_shape_becomes_a_short_table() -> None:
         ("n texts", "1,400"), ("leak, auc", "0.5123"), ("leak, words", "a, b"), ("pairs", "1 entries"), ("ok", "yes"),
     ]  # fmt: skip
     assert audit_rows({str(i): i for i in range(100)})[-1] == ("further values", "40, see data/audit.json")
+
+
+def test_what_was_cross_validated_stands_beside_the_test_auc_and_the_best_layer(document: dict[str, Any]) -> None:
+    plain = report_html(document)
+    assert "TF-IDF is cross-validated as well" not in plain
+    document["baselines"]["tfidf"] |= {"cv_auc": 0.777, "cv_auc_low": 0.702, "cv_auc_high": 0.841}
+    html = report_html(document)
+    assert "TF-IDF is cross-validated as well" in html
+    row = re.search(r"<tr><td>TF-IDF</td>(.*?)</tr>", html)
+    best = re.search(r'<tr class="best"><td>layer 2 \(best\)</td>(.*?)</tr>', html)
+    assert row is not None
+    assert best is not None
+    assert row[1].startswith('<td>.777 <span class="soft">.702 to .841</span></td><td>.810 ')
+    assert best[1].startswith('<td>.950 <span class="soft">.920 to .970</span></td><td>.950 ')
+
+
+def test_a_cross_validation_that_could_not_be_had_leaves_its_cell_empty(document: dict[str, Any]) -> None:
+    document["baselines"]["tfidf"] |= {"cv_auc": None, "cv_auc_low": None, "cv_auc_high": None}
+    html = report_html(document)
+    assert "<tr><td>TF-IDF</td><td></td><td>.810 " in html
+    assert "TF-IDF is cross-validated as well" not in html
+
+
+def test_every_part_of_the_report_can_be_gone_to(document: dict[str, Any]) -> None:
+    html = report_html(document, (), {"n_texts": 3})
+    targets = re.findall(r'<a href="#(\w+)">', html)
+    assert "audit" in targets
+    assert all(html.count(f'<section id="{name}">') == 1 for name in targets)
+
+
+def test_the_terminal_shows_cross_validated_and_test_auc_of_the_words_and_the_best_layer(
+    document: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    document["baselines"]["tfidf"] |= {"cv_auc": 0.777, "cv_auc_low": 0.702, "cv_auc_high": 0.841}
+    print_comparison(document)
+    lines = capsys.readouterr().out.splitlines()
+    shown = {line.split("  ")[0].strip(): line.split() for line in lines}
+    assert shown["tfidf"] == ["tfidf", "0.777", "0.702-0.841", "0.810"]
+    assert shown["majority"] == ["majority", "-", "0.500"]
+    assert shown["(best: layer 2)"][3:] == ["0.950", "0.920-0.970", "0.950"]
+    document |= {"best_layer": None, "findings": []}
+    print_comparison(document)
+    assert "(best" not in capsys.readouterr().out

@@ -58,8 +58,20 @@ def print_comparison(document: dict[str, Any]) -> None:
         )
     columns = ["layer", "block", "readout", "cv AUC", "95 %", "test AUC", "accuracy", "control"]
     print_table("", columns, rows)
-    measured = {name: b for name, b in document["baselines"].items() if b["test_auc"] is not None}
-    print_table("", ["baseline", "test AUC"], [[name, number(b["test_auc"])] for name, b in measured.items()])
+    print_table("", ["baseline", "cv AUC", "95 %", "test AUC"], _baseline_rows(document))
     for finding in document["findings"]:
         if finding["code"] in _ALWAYS_SHOWN or finding["level"] in ("warning", "error"):
             print_wrapped(f"{finding['code']} {finding['message']}")
+
+
+def _baseline_rows(document: dict[str, Any]) -> list[list[str]]:
+    """The best layer, where there is one, then the baselines that were measured; cross-validated where they are."""
+    from strataprobe.compare.wording import best_entry
+
+    best = best_entry(document)
+    shown = [] if best is None else [(f"(best: layer {best['layer']})", best)]
+    shown += [(name, b) for name, b in document["baselines"].items() if b["test_auc"] is not None]
+    return [
+        [name, number(e.get("cv_auc")), interval(e.get("cv_auc_low"), e.get("cv_auc_high")), number(e["test_auc"])]
+        for name, e in shown
+    ]

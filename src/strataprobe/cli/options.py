@@ -95,6 +95,8 @@ MaxAttempts = Annotated[
 Temperature = Annotated[
     float, typer.Option("--temperature", min=0.0, max=5.0, help="Temperature of the writing model.")
 ]
+MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens an answer may have.")]
+BatchSize = Annotated[str, typer.Option("--batch-size", help="Texts at a time of the transformers backend; auto.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait for an answer of the server.")]
 JudgeModel = Annotated[
     str | None,
@@ -108,10 +110,13 @@ Layer = Annotated[int | None, typer.Option("--layer", help="Layer to read; the b
 
 
 def backend_options(**values: Any) -> Any:
-    """The writing options as ``BackendOptions``."""
+    """The writing options as ``BackendOptions``. Raises OptionError for a batch size that is no number."""
     from strataprobe.generate.backends import BackendOptions
 
-    return BackendOptions(**values)
+    size = values.pop("batch_size")
+    if size != "auto" and not (size.isdecimal() and int(size) > 0):
+        raise OptionError(f"--batch-size {size!r} is neither auto nor a number of texts.")
+    return BackendOptions(**values, batch_size="auto" if size == "auto" else int(size))
 
 
 def parse_readouts(value: str) -> list[str] | None:

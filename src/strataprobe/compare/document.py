@@ -29,7 +29,7 @@ from strataprobe.progress import note
 from strataprobe.recipe import Recipe
 from strataprobe.store import ActivationFolder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ENSEMBLE_LAYERS = 3
 # Standard errors above .5 that the mean AUC of shuffled labels does not reach by chance, many layers looked at.
 _CONTROL_Z = 4.0
@@ -65,7 +65,7 @@ def build_document(sources: Sources, measured: list[Measured], rows: TestRows, s
     chosen = choices[probes.primary]
     best = next((m for m in measured if (m.readout, m.layer) == (probes.primary, chosen.best_layer)), None)
     note("compare: testing the baselines")
-    baselines = measure_baselines(folder, probes.class_names, rows, sources.recipe)
+    baselines = measure_baselines(folder, probes.class_names, rows, sources.recipe, sources.oof, seed=seed)
     document: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "recipe": sources.name,

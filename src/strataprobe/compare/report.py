@@ -1,7 +1,7 @@
 """One self-contained HTML report of a comparison: no network, readable on a phone and in the dark.
 
 Words and findings first, then the curve with its table, baselines, control, ensembles, the texts the best layer gets
-most wrong, the data audit, and how to reproduce it all.
+most wrong, the page of the data audit, and how to reproduce it all.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from strataprobe.compare.audit_page import audit_page
 from strataprobe.compare.interactive import plotly_figure
 from strataprobe.compare.layers import Measured, TestRows
 from strataprobe.compare.wording import (
@@ -36,7 +38,6 @@ from strataprobe.compare.wording import (
 
 N_EXAMPLES = 10
 _LEVELS = ("error", "warning", "ok", "skipped")
-_MAX_AUDIT_ROWS = 60
 _LAYER_COLUMNS = (
     "layer",
     "block_index",
@@ -61,30 +62,46 @@ def report_html(
     """The report of a comparison document; ``examples`` from ``wrong_examples``, ``audit`` from the data folder."""
     from plotly.offline import get_plotlyjs
 
-    template = resources.files("strataprobe.compare") / "report.html.j2"
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"three": three, "percent": percent, "code": _code}
     curves = curves_of(document)
     findings = sorted(document["findings"], key=lambda f: _LEVELS.index(f["level"]))
-    return environment.from_string(template.read_text("utf-8")).render(
-        document=document,
-        title=figure_title(document),
-        note=figure_note(document),
-        model=model_title(document),
-        summary=summary_words(document),
-        findings=findings,
-        open_findings=[f for f in findings if f["level"] in ("error", "warning")],
-        curves=curves,
-        eval_names=eval_names(document["layers"]),
-        tied=set(document["tied_layers"]),
-        baseline_titles=BASELINE_TITLES,
-        examples=list(examples),
-        audit=audit_rows(audit) if audit else [],
-        audit_findings=_audit_findings(audit),
-        csv_link=_csv_link(document),
-        figure_json=_embedded(plotly_figure(document)),
-        plotly_js=Markup(get_plotlyjs()),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            document=document,
+            title=figure_title(document),
+            note=figure_note(document),
+            model=model_title(document),
+            summary=summary_words(document),
+            findings=findings,
+            open_findings=[f for f in findings if f["level"] in ("error", "warning")],
+            curves=curves,
+            eval_names=eval_names(document["layers"]),
+            tied=set(document["tied_layers"]),
+            baseline_titles=BASELINE_TITLES,
+            examples=list(examples),
+            best=best_entry(document),
+            cross_validated_words=document["baselines"].get("tfidf", {}).get("cv_auc") is not None,
+            page=audit_page(audit, document) if audit else None,
+            csv_link=_csv_link(document),
+            figure_json=_embedded(plotly_figure(document)),
+            plotly_js=Markup(get_plotlyjs()),
+        )
     )
+
+
+@cache
+def _environment() -> Environment:
+    templates = resources.files("strataprobe.compare")
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: (templates / name).read_text("utf-8")),
+    )
+    environment.filters |= {"three": three, "percent": percent, "code": _code, "breakable": _breakable}
+    return environment
 
 
 def summary_words(document: dict[str, Any]) -> list[str]:
@@ -143,46 +160,15 @@ def wrong_examples(
     return sorted(found, key=lambda e: (e["probability"], e["id"]))[:N_EXAMPLES]
 
 
-def audit_rows(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The plain values of a data audit as (name, value) pairs, nested names joined, long lists counted."""
-    rows: list[tuple[str, str]] = []
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                walk(f"{prefix}, {key}" if prefix else str(key), inner)
-        elif isinstance(value, list) and not all(isinstance(v, str | int | float) for v in value):
-            rows.append((prefix, f"{len(value):,} entries"))
-        elif isinstance(value, list):
-            shown = ", ".join(_plain(v) for v in value[:10])
-            rows.append((prefix, shown + (f" and {len(value) - 10:,} more" if len(value) > 10 else "") or "none"))
-        else:
-            rows.append((prefix, _plain(value)))
-
-    walk("", {key: value for key, value in audit.items() if key not in ("findings", "format_version")})
-    left_out = len(rows) - _MAX_AUDIT_ROWS
-    shown = [(name.replace("_", " "), value) for name, value in rows[:_MAX_AUDIT_ROWS]]
-    return shown + ([("further values", f"{left_out:,}, see data/audit.json")] if left_out > 0 else [])
-
-
-def _audit_findings(audit: Mapping[str, Any] | None) -> list[dict[str, str]]:
-    """The audit's own coded findings, the gravest first; those of another form are left to the table."""
-    found = (audit or {}).get("findings")
-    usable = [f for f in found or [] if isinstance(f, Mapping) and {"code", "level", "message"} <= f.keys()]
-    known = [{k: str(f[k]) for k in ("code", "level", "message")} for f in usable if f["level"] in _LEVELS]
-    return sorted(known, key=lambda f: _LEVELS.index(f["level"]))
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "none"}[value]
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
 def _code(text: str) -> Markup:
     """Escaped text, with what stands between backticks as code."""
     parts = [escape(part) for part in text.split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
+
+
+def _breakable(text: str) -> Markup:
+    """Escaped text that may be broken after underscores."""
+    return Markup("_<wbr>").join(text.split("_"))
 
 
 def _csv_link(document: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from strataprobe.generate.patterns import FINISHED, LIST, PICTURES_AT_END, PREAMBLE, QUOTES, REFUSAL, THOUGHTS, UNSEEN
 from strataprobe.generate.words import checker_for, count_sentences, is_first_person
 from strataprobe.neardup import NearDuplicates
 from strataprobe.recipe import Recipe
@@ -19,36 +20,11 @@ _COPIED_WORDS = 8
 # Surer than this that the text is in another language than the one asked for.
 _OTHER_LANGUAGE = 0.9
 
-_THOUGHTS = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
-_REFUSAL = re.compile(
-    r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|\bi(?:'m| am) (?:just )?an? (?:ai|language model)\b"
-    r"|^(?:i(?:'m| am) )?(?:so |very |really )?sorry,? (?:but )?"
-    r"i (?:can(?:'t|not| not)|am unable|am not able|won't|will not)\b"
-    r"|^(?:i(?:'m| am) )?(?:so |very )?sorry, but\b.{0,60}\b(?:request|prompt|content|assist|comply)"
-    r"|\bi (?:can(?:'t|not| not)|am unable to|am not able to|won't|will not)"
-    r" (?:help with|assist|comply|fulfil|fulfill|provide|generate|write (?:this|that|such|about|a text))\b",
-    re.IGNORECASE,
-)
-_PREAMBLE = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|okay|ok|great|gladly|understood|no problem)\b[,!.:]?[^.!?\n]{0,80}"
-    r"\b(?:here|text|below|write)\b"
-    r"|^(?:sure|certainly|absolutely|understood)\s*[!,:.]"
-    r"|^here(?:'s| is| are)\b[^.!?\n]{0,80}(?::|\btext\b|\bversion\b|\battempt\b|\bparagraph\b)"
-    r"|^(?:[*_#\s]*)(?:text|title|output|answer|response|revised(?: text)?|diary entry|journal entry|message|draft)\s*[*_]*:"
-    r"|^below is\b|^the following\b[^.!?\n]{0,60}:"
-    r"|\b(?:let me know if|i hope this (?:helps|meets|works)|hope this helps|feel free to|would you like me to)\b"
-    r"|^\(?(?:note|word count|sentences?)\s*:",
-    re.IGNORECASE | re.MULTILINE,
-)
-_LIST = re.compile(r"^\s*(?:[-*\u2022\u2013]\s+|\d{1,2}[.)]\s+|#{1,6}\s|\|)|\*\*|^\s*```", re.MULTILINE)
-_QUOTES = re.compile(
-    "[\"\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d]|^\\s*'.*'\\s*$|^\\s*\u2018.*\u2019\\s*$", re.DOTALL
-)
-_FINISHED = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][)\]]*$")
-_WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+_WORD = re.compile(r"\w[^\s\u2013\u2014]*")
 _SPACED = re.compile(r"\w+")
 _UNSPACED_LANGUAGES = frozenset(["zh", "ja", "th", "km", "lo", "my"])
+# Languages that a short text does not tell apart.
+_ALIKE = ({"no", "nb", "nn", "da"}, {"hr", "bs", "sr"}, {"id", "ms"}, {"cs", "sk"}, {"gl", "pt"})
 
 
 @dataclass(frozen=True)
@@ -61,8 +37,8 @@ class Rejection:
 
 
 def cleaned(answer: str) -> str:
-    """An answer without the white space around it and without a reasoning model's thoughts before it."""
-    return _THOUGHTS.sub("", answer).strip()
+    """An answer without the white space around it, seen or unseen, and without a reasoning model's thoughts before it."""
+    return THOUGHTS.sub("", UNSEEN.sub("", answer)).strip()
 
 
 class Acceptance:
@@ -86,8 +62,8 @@ class Acceptance:
             "quotes": self._quotes,
             "unfinished": self._unfinished,
             "sentences": self._sentences,
-            "length": self._length,
             "language": self._language,
+            "length": self._length,
             "first_person": self._first_person,
             "banned_word": self._banned_word,
             "prompt_copy": self._prompt_copy,
@@ -134,19 +110,19 @@ class Acceptance:
         return None if _WORD.search(text) else "no words"
 
     def _refusal(self, text: str, _: str) -> str | None:
-        return _matched(_REFUSAL, text)
+        return _matched(REFUSAL, text)
 
     def _preamble(self, text: str, _: str) -> str | None:
-        return _matched(_PREAMBLE, text)
+        return _matched(PREAMBLE, text)
 
     def _list(self, text: str, _: str) -> str | None:
-        return _matched(_LIST, text)
+        return _matched(LIST, text)
 
     def _quotes(self, text: str, _: str) -> str | None:
-        return _matched(_QUOTES, text)
+        return _matched(QUOTES, text)
 
     def _unfinished(self, text: str, _: str) -> str | None:
-        return None if _FINISHED.search(text) else text[-20:]
+        return None if FINISHED.search(PICTURES_AT_END.sub("", text)) else text[-20:]
 
     def _sentences(self, text: str, _: str) -> str | None:
         low, high = self._recipe.writing.sentences
@@ -162,9 +138,12 @@ class Acceptance:
         return None if low <= n <= high else f"{n} {unit}"
 
     def _language(self, text: str, _: str) -> str | None:
+        wanted = self._recipe.writing.language
+        if wanted not in _languages():
+            return None
         language, probability = _language_of(text)
-        other = language != self._recipe.writing.language and probability > _OTHER_LANGUAGE
-        return language if other else None
+        alike = any({language, wanted} <= group for group in _ALIKE)
+        return language if language != wanted and not alike and probability > _OTHER_LANGUAGE else None
 
     def _first_person(self, text: str, _: str) -> str | None:
         writing = self._recipe.writing
@@ -192,7 +171,7 @@ class Acceptance:
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> str | None:
-    match = pattern.search(text.replace("\u2019", "'") if pattern is not _QUOTES else text)
+    match = pattern.search(text.replace("\u2019", "'") if pattern is not QUOTES else text)
     return match.group().strip()[:60] if match else None
 
 
@@ -206,6 +185,12 @@ def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@cache
+def _languages() -> frozenset[str]:
+    """The languages that can be told apart, as two-letter codes."""
+    return frozenset(str(code) for code in _identifier().nb_classes)
 
 
 def _language_of(text: str) -> tuple[str, float]:

@@ -72,15 +72,20 @@ def seeded(*parts: object) -> Random:
 
 
 def settings_of(recipe: Recipe) -> Settings:
-    """The recipe's own settings; where it names none the usual ones, but for those that use a word it bans."""
+    """The recipe's own settings; where it names none the usual ones, but for those that use a word it bans.
+
+    Where all of them do they stay: something has to be asked for.
+    """
     usual, own, checker = _usual(), recipe.writing, checker_for(recipe)
 
     def spoken(values: Sequence[str]) -> tuple[str, ...]:
-        return tuple(value for value in values if not checker.find(value))
+        return tuple(value for value in values if not checker.find(value)) or tuple(values)
 
-    situations = own.situations or {d: spoken(triggers) for d, triggers in usual["situations"].items() if spoken([d])}
+    situations = [(d, t) for d, triggers in (own.situations or usual["situations"]).items() for t in triggers]
+    if not own.situations:
+        situations = [(d, t) for d, t in situations if not checker.find(f"{d}, {t}")] or situations
     return Settings(
-        situations=tuple((domain, trigger) for domain, triggers in situations.items() for trigger in triggers),
+        situations=tuple(situations),
         styles=own.styles or spoken(usual["styles"]),
         personas=own.personas or spoken(usual["personas"]),
         tellings=own.tellings or spoken(usual["tellings"]),

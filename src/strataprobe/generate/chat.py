@@ -81,7 +81,7 @@ class Chat:
 
     def __init__(self, base_url: str, timeout_s: float, counts: Counts, patience: Patience, traits: Traits) -> None:
         self._timeout_s, self._counts, self._patience, self._traits = timeout_s, counts, patience, traits
-        self._key = os.environ.get(KEY_VARIABLE, "").strip() or "none"
+        self._key = os.environ.get(KEY_VARIABLE, "").strip() or "no-key-given"
         self._openai = library()
         # A proxy is for servers elsewhere; sent through one, a request to this machine would not come back to it.
         here = urlsplit(base_url).hostname in _LOOPBACK
@@ -125,8 +125,9 @@ class Chat:
             except Failure as failure:
                 wait_s = self._patience.wait_s(failure, tries)
                 unreadable += failure.kind == "unreadable"
-                long_enough = tries >= _FEWEST_TRIES and time.monotonic() - started_s > self._patience.gone_s
-                if unreadable >= _MOST_UNREADABLE or (long_enough and not failure.busy):
+                long_enough = tries >= _FEWEST_TRIES and time.monotonic() - started_s > 2 * self._patience.gone_s
+                its_own = long_enough and not failure.busy and failure.kind != "connection"
+                if its_own or unreadable >= _MOST_UNREADABLE:
                     return Reply("", ("no_answer", f"{failure.shown}, {tries} times"))
                 self._counts.retries[failure.kind] += 1
                 await asyncio.sleep(wait_s)

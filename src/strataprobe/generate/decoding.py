@@ -51,7 +51,7 @@ class Decoder:
         self.max_positions, self.dtype = loaded.max_positions, loaded.dtype
         self._model: Any = loaded.model
         self._end_ids = end_ids(self._model, self.tokenizer)
-        self._n_ids = int(self._model.get_output_embeddings().weight.shape[0])
+        self._n_ids = n_logits(self._model)
         pads = [self.tokenizer.pad_token_id, *self._end_ids, 0]
         self._pad_id = next(int(i) for i in pads if i is not None and i < self._n_ids)
         self._texts: list[str] = []
@@ -159,6 +159,11 @@ def end_ids(model: Any, tokenizer: Any) -> list[int]:
     for ids in (*own, tokenizer.eos_token_id):
         found |= set(ids) if isinstance(ids, (list, tuple)) else {ids} - {None}
     return sorted(found)
+
+
+def n_logits(model: Any) -> int:
+    """Number of token ids that the output head knows; a tokenizer may know more or fewer."""
+    return int(model.get_output_embeddings().weight.shape[0])
 
 
 def row_bytes(model: Any, n_positions: int) -> int:

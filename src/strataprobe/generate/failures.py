@@ -10,6 +10,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 _LONGEST_WAIT_S = 8.0
+# A key shorter than this ("EMPTY", "x") is none, and its letters stand in other words.
+_SHORTEST_SECRET = 8
 
 
 class Failure(Exception):
@@ -66,7 +68,9 @@ class Patience:
 
 def refused(response: Any, secret: str) -> Failure | Denied:
     """What an HTTP response with an error status means; ``secret`` is struck from what the server said."""
-    status, said = int(response.status_code), said_in(response.content).replace(secret, "***")
+    status, said = int(response.status_code), said_in(response.content)
+    if len(secret) >= _SHORTEST_SECRET:
+        said = said.replace(secret, "***")
     shown = f"status {status}" + (f": {said[:200]}" if said else "")
     wait_s = _retry_after_s(response.headers)
     if status == 429 and "insufficient_quota" not in said:

@@ -81,7 +81,7 @@ def _fold_aucs(texts: list[str], labels: list[str], groups: list[str], names: li
         for k in columns:
             if len(set(y[train] == k)) < 2 or len(set(y[test] == k)) < 2:
                 continue
-            model = LogisticRegression(C=1, max_iter=1000).fit(X, y[train] == k)
+            model = LogisticRegression(C=1, solver="newton-cg", tol=1e-5, max_iter=1000).fit(X, y[train] == k)
             found.append(float(roc_auc_score(y[test] == k, model.decision_function(X_test))))
         if len(found) == len(columns):
             aucs.append(float(np.mean(found)))
@@ -98,6 +98,6 @@ def _top_words(texts: list[str], labels: list[str], names: list[str], n: int = 1
     words = vectorizer.get_feature_names_out()
     top: dict[str, list[str]] = {}
     for name in names:
-        model = LogisticRegression(C=1, max_iter=1000).fit(X, np.array(labels) == name)
+        model = LogisticRegression(C=1, solver="newton-cg", tol=1e-5, max_iter=1000).fit(X, np.array(labels) == name)
         top[name] = [str(words[i]) for i in np.argsort(-model.coef_[0], kind="stable")[:n]]
     return top

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-LEDGER_NAME = "ledger.jsonl"
+# Hidden, so that it is no file of the finished folder and can stay until that is in place.
+LEDGER_NAME = ".ledger.jsonl"
+_ALWAYS = ("cell", "attempt", "text")
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Ledger:
 
     def add(self, entry: Entry) -> None:
         """Write an entry, hand it to the system, and only then count it."""
-        value = {name: field for name, field in asdict(entry).items() if field not in ("", ())}
-        self._file.write(json.dumps({"cell": entry.cell, **value}, ensure_ascii=False) + "\n")
+        value = {k: v for k, v in asdict(entry).items() if v not in ("", ()) or k in _ALWAYS}
+        self._file.write(json.dumps(value, ensure_ascii=False) + "\n")
         self._file.flush()
         self._count(entry)
 
@@ -95,6 +97,8 @@ def _parsed(line: bytes) -> Entry | None:
         return None
     try:
         value = json.loads(line)
-        return Entry(**{**value, "parts": tuple(value.get("parts", ()))})
+        entry = Entry(**{**value, "parts": tuple(value.get("parts", ()))})
     except (ValueError, TypeError, AttributeError):
         return None
+    words = (entry.cell, entry.text, entry.model, entry.check, entry.found, entry.advice, *entry.parts)
+    return entry if type(entry.attempt) is int and all(isinstance(w, str) for w in words) else None

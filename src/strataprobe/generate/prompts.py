@@ -36,7 +36,7 @@ def request(recipe: Recipe, cell: Cell) -> str:
         "",
         *concept_lines(recipe, cell),
         "",
-        "Show it through what happens, what is done, said to oneself and noticed, with details of this one occasion. "
+        "Show it through what happens, what is done, said to oneself and seen, with details of this one occasion. "
         "A reader must be able to tell, and no word may name it.",
         f"Do not use these words, nor any form of them: {', '.join(forbidden(recipe))}.",
     ]

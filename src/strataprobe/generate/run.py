@@ -73,6 +73,7 @@ def generate(
     stage = StageFolder(out, STAGE, config)
     done = stage.finished()
     if done is not None:
+        (out / LEDGER_NAME).unlink(missing_ok=True)
         note(f"generate: {out} is complete, skipped.")
         return done
     started_s = time.monotonic()
@@ -94,12 +95,13 @@ def generate(
     rows = in_file_order(rows, pairs, seed)
     judgement = _judge(judged_by, recipe, rows, stage.work) if judged_by else None
     _write_rejected(stage.work / REJECTED_NAME, ledger)
-    (stage.work / LEDGER_NAME).unlink()
-    asked_for = _asked_for(ledger, len(missing))
+    asked_for = {**_asked_for(ledger, len(missing)), **asked.details()}
     report = audit(rows, recipe, asked=asked_for, judge=judgement)
-    details = {"asked": {**asked_for, **asked.details()}, "temperature": options.temperature, "missing": len(missing)}
+    details = {"missing": len(missing)} | ({} if writer else {"temperature": options.temperature})
     manifest = Manifest(stage=STAGE, config=config, model=asked.identity, details=details)
-    return write_folder(stage, manifest, recipe.name, rows, report, started_s)
+    manifest = write_folder(stage, manifest, recipe.name, rows, report, started_s)
+    (out / LEDGER_NAME).unlink(missing_ok=True)  # the last thing: a run killed before asks for nothing twice
+    return manifest
 
 
 def _ask(

@@ -131,11 +131,12 @@ class ActWriter:
         self._used.update(parts)
 
     def _least_used(self, cell: ActCell, rng: Random, attempt: int) -> list[str]:
-        """Templates of the cell's class, those used least so far first; later attempts care less."""
+        """Templates of the cell's class, those used least so far first; later attempts care less, and take one less."""
         noise = 0.9 + attempt
+        n_acts = cell.n_acts if attempt < _ATTEMPTS // 2 else max(cell.n_acts - 1, 1)
         pool = sorted(cell.acts)
         cost = {template: self._used[template] + noise * rng.random() for template in pool}
-        chosen = sorted(pool, key=lambda template: cost[template])[: cell.n_acts]
+        chosen = sorted(pool, key=lambda template: cost[template])[:n_acts]
         return rng.sample(chosen, len(chosen))
 
 
