@@ -196,6 +196,8 @@ def _load(source: str, name: str, revision: str, dtype: torch.dtype, device: tor
         ) from error
     loaded = _describe(ModelIdentity(name=name, revision=revision), model.eval(), tokenizer)
     _refuse_missing_weights(loaded, report)
+    if loaded.head is not None and _is_missing(loaded.head, model, report):
+        loaded.head = None  # random numbers: nothing may be asked of it
     return loaded
 
 
@@ -323,6 +325,13 @@ def _refuse_missing_weights(loaded: LoadedModel, report: Any) -> None:
             f"{loaded.identity.name} lacks {len(lost)} of its weights, {lost[0]} among them: "
             "download or copy the model again."
         )
+
+
+def _is_missing(module: nn.Module, model: nn.Module, report: Any) -> bool:
+    """Whether a module's weights were not in the checkpoint, nor tied to some that were."""
+    own = {id(parameter) for parameter in module.parameters()}
+    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in own}
+    return bool(names) and names <= set(report["missing_keys"])
 
 
 def say_choices(loaded: LoadedModel, dtype: str, device: str) -> None:

@@ -11,6 +11,7 @@ from strataprobe.generate.builtin.plan import make_plan
 from strataprobe.recipe import load_recipe
 
 RECIPE = load_recipe("sentiment")
+EMOTIONS = load_recipe("emotions")
 MATERIAL = load_material(RECIPE, "sentiment")
 
 
@@ -27,8 +28,21 @@ def test_a_plan_has_exactly_n_cells_a_class_with_members_even_and_pairs_matched(
         assert (left.scene, left.style, left.form, left.split) == (right.scene, right.style, right.form, right.split)
     split_of = {}
     for cell in plan:
-        assert split_of.setdefault(cell.group(RECIPE), cell.split) == cell.split
+        assert split_of.setdefault(cell.group, cell.split) == cell.split
     assert plan == make_plan(RECIPE, MATERIAL, n, seed)
+
+
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 300), seed=st.integers(0, 2**40))
+def test_a_plan_of_one_class_a_member_is_exact_and_no_group_crosses_the_splits(n, seed):
+    plan = make_plan(EMOTIONS, MATERIAL, n, seed)
+    assert [(c.pair, c.label) for c in plan] == [(pair, name) for pair in range(n) for name in EMOTIONS.class_names]
+    split_of = {}
+    for cell in plan:
+        assert cell.member == cell.label
+        assert cell.label in cell.scene.outcomes[cell.side][cell.outcome].members
+        assert split_of.setdefault(cell.group, cell.split) == cell.split
+    assert plan == make_plan(EMOTIONS, MATERIAL, n, seed)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -12,9 +12,12 @@ import pytest
 from scripted_backend import three_classes
 from scripted_server import good_text
 from strataprobe.generate.acceptance import Acceptance, cleaned
+from strataprobe.generate.asking import Asking
+from strataprobe.generate.builtin.backend import Builtin
 from strataprobe.generate.cells import make_cells
+from strataprobe.generate.ledger import Ledger
 from strataprobe.generate.prompts import request
-from strataprobe.generate.run import generate
+from strataprobe.progress import Progress
 from strataprobe.recipe import Recipe, load_recipe
 
 ENGLISH = three_classes(writing={"sentences": [1, 6], "words": [3, 120]})
@@ -337,17 +340,19 @@ def test_a_very_long_answer_is_judged_quickly(text: str) -> None:
 @pytest.mark.parametrize(("name", "n_per_class"), [("sentiment", 150), ("emotions", 15), ("cognitive_actions", 7)])
 def test_no_check_rejects_what_the_builtin_writer_writes(name: str, n_per_class: int, tmp_path: Path) -> None:
     recipe = load_recipe(name)
-    generate(recipe, tmp_path / "data", n_per_class=n_per_class)
-    lines = next((tmp_path / "data").glob("*_combined_*.jsonl")).read_text("utf-8").splitlines()
-    cells = {cell.label: request(recipe, cell) for cell in make_cells(recipe, 1, 0)}
+    builtin = Builtin(recipe)
+    plan = builtin.plan(n_per_class, 0)
+    with Ledger(tmp_path / "ledger") as ledger, Progress("write", len(plan), "texts") as bar:
+        builtin.write(Asking(recipe, plan, Acceptance(recipe, check_language=False), ledger, bar, 1), 0)
+    prompts = {cell.label: request(recipe, cell) for cell in make_cells(recipe, 1, 0)}
     acceptance = Acceptance(recipe)
     rejected = []
-    for row in map(json.loads, lines):
-        found = acceptance.find(row["text"], cells[row["label"]])
+    for cell, entry in zip(plan, ledger.entries, strict=True):
+        found = acceptance.find(entry.text, prompts[cell.label])
         if found is not None:
-            rejected.append((found, row["text"]))
-        acceptance.remember(row["text"])
-    assert len(lines) >= 300
+            rejected.append((found, entry.text))
+        acceptance.remember(entry.text)
+    assert len(ledger.entries) >= 300
     assert rejected == []
 
 

@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 from strataprobe.dataset import Text
 from strataprobe.generate.audit import audit
 from strataprobe.generate.leak import bag_of_words_leak
@@ -31,8 +33,9 @@ def findings(report: dict) -> dict[str, str]:
 
 def test_clean_texts_have_no_warnings_but_for_what_is_not_measured():
     report = audit(texts(60, 0.0), None)
-    skipped = {"G002"}
-    assert findings(report) == {f"G00{i}": "skipped" if f"G00{i}" in skipped else "ok" for i in range(1, 9)}
+    skipped = {"G002", "G009", "G010", "G011"}
+    codes = [f"G{i:03d}" for i in range(1, 13)]
+    assert findings(report) == {code: "skipped" if code in skipped else "ok" for code in codes}
     json.dumps(report, allow_nan=False)
 
 
@@ -84,6 +87,50 @@ def test_words_of_the_recipe_are_counted_under_it():
     report = audit(rows, load_recipe("sentiment"))
     assert report["banned_words"] == {"n_texts": 1, "words": {"saddened": 1}}
     assert findings(report)["G002"] == "warning"
+
+
+def test_a_sentence_that_stands_in_many_groups_is_warned_of_and_one_that_a_group_shares_is_not():
+    rows = texts(30, 0.0)
+    for row in rows:
+        row.text += ". The scene of " + row.group + " was quiet."
+    assert audit(rows, None)["repeated_sentences"] == {}
+    for row in rows[:20]:
+        row.text += " That was the end of it."
+    report = audit(rows, None)
+    assert report["repeated_sentences"] == {"that was the end of it": 10}
+    assert findings(report)["G012"] == "ok"
+    rows[20].text += " That was the end of it!"
+    report = audit(rows, None)
+    assert report["repeated_sentences"] == {"that was the end of it": 11}
+    assert findings(report)["G012"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("asked", "missing", "acceptance"),
+    [
+        (None, "skipped", "skipped"),
+        ({"answers": 60, "accepted": 60, "acceptance_rate": 1.0, "missing": 0, "rejected": {}}, "ok", "ok"),
+        (
+            {"answers": 99, "accepted": 49, "acceptance_rate": 0.49, "missing": 2, "rejected": {"list": 50}},
+            "warning",
+            "warning",
+        ),
+        ({"answers": 0, "accepted": 0, "acceptance_rate": None, "missing": 0, "rejected": {}}, "ok", "skipped"),
+    ],
+)
+def test_missing_texts_and_many_rejections_are_warned_of(asked, missing, acceptance):
+    report = audit(texts(30, 0.0), None, asked=asked)
+    assert report["asked"] == asked
+    assert (findings(report)["G009"], findings(report)["G010"]) == (missing, acceptance)
+
+
+@pytest.mark.parametrize(("agreement", "level"), [(0.81, "ok"), (0.8, "ok"), (0.79, "warning")])
+def test_a_judge_who_disagrees_is_warned_of(agreement, level):
+    judge = {"model": "second", "n": 60, "agreement": agreement, "by_class": {"up": 0.9, "down": 0.6}}
+    report = audit(texts(30, 0.0), None, judge=judge)
+    assert findings(report)["G011"] == level
+    message = next(f["message"] for f in report["findings"] if f["code"] == "G011")
+    assert ("least for down" in message) == (level == "warning")
 
 
 def test_rows_without_a_label_or_without_words_do_not_trip_the_audit():

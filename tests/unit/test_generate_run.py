@@ -1,4 +1,4 @@
-"""The generate stage as a whole: counts, pairs, splits, determinism, and resuming after a kill."""
+"""The generate stage as a whole, with the built-in writer: counts, pairs, splits, determinism, resuming after a kill."""
 
 import json
 import os
@@ -14,8 +14,10 @@ import pytest
 
 from strataprobe.dataset import read_dataset
 from strataprobe.errors import OptionError, StageError
-from strataprobe.generate.words import checker_for, count_sentences, is_first_person
+from strataprobe.generate.builtin.writer import TaleWriter
+from strataprobe.generate.ledger import LEDGER_NAME
 from strataprobe.generate.run import generate
+from strataprobe.generate.words import checker_for, count_sentences, is_first_person
 from strataprobe.manifest import verify_folder
 from strataprobe.neardup import near_duplicate_pairs
 from strataprobe.recipe import Recipe, load_recipe
@@ -60,6 +62,7 @@ def test_the_folder_holds_the_files_the_pipeline_reads(full):
         "positive_sentiment_700.jsonl",
         "negative_sentiment_700.jsonl",
         "sentiment_combined_1400.jsonl",
+        "plan.jsonl",
         "audit.json",
         "manifest.json",
     }
@@ -71,9 +74,11 @@ def test_the_folder_holds_the_files_the_pipeline_reads(full):
 
 def test_a_row_has_its_fields_in_the_published_order(rows):
     assert list(rows[0]) == [
-        "id", "text", "label", "split", "group", "sentiment", "emotion", "domain", "trigger", "language_style"
+        "id", "text", "label", "split", "group", "sentiment", "emotion", "domain", "trigger", "language_style", "backend",
+        "model", "attempt",
     ]  # fmt: skip
     assert all(r["sentiment"] == r["label"] for r in rows)
+    assert {(r["backend"], r["model"], r["attempt"]) for r in rows} == {("builtin", "builtin", 1)}
 
 
 def test_a_class_file_is_the_combined_file_filtered(full, rows):
@@ -165,37 +170,35 @@ def test_another_seed_gives_other_texts(tmp_path):
 
 
 def test_a_run_killed_half_way_is_completed_to_the_same_bytes(tmp_path):
-    n = 600
+    n = 300
     out = tmp_path / "killed" / "data"
-    accepted = out.with_name(".data.partial") / "accepted.jsonl"
+    ledger = out.with_name(".data.partial") / LEDGER_NAME
     process = in_subprocess(out, n, "3")
     deadline_s = time.monotonic() + 60
     while time.monotonic() < deadline_s and process.poll() is None:
-        if accepted.exists() and accepted.read_bytes().count(b"\n") >= 100:
+        if ledger.exists() and ledger.read_bytes().count(b"\n") >= 100:
             process.send_signal(signal.SIGKILL)
             break
         time.sleep(0.002)
     assert process.wait(60) == -signal.SIGKILL
-    kept = accepted.read_bytes()
+    kept = ledger.read_bytes()
     n_kept = kept.count(b"\n")
     assert 100 <= n_kept < 2 * n
     assert not out.exists()
-    with accepted.open("ab") as file:
-        file.write(b'{"row": {"id": "sentiment-0')  # a line that the kill tore
+    with ledger.open("ab") as file:
+        file.write(b'{"cell": "sentiment-0')  # a line that the kill tore
     generate(RECIPE, out, n_per_class=n)
-    first = [json.loads(line)["row"] for line in kept.splitlines()[:n_kept]]
+    first = [json.loads(line) for line in kept.splitlines()[:n_kept]]
     finished = {r["id"]: r for r in rows_of(out)}
-    assert all(finished[r["id"]]["text"] == r["text"] for r in first)
+    assert all(finished[r["cell"]]["text"] == r["text"] for r in first)
     generate(RECIPE, tmp_path / "whole", n_per_class=n)
     assert data_bytes(out) == data_bytes(tmp_path / "whole")
-    assert not (out / "accepted.jsonl").exists()
+    assert not (out / LEDGER_NAME).exists()
 
 
 def test_rows_already_accepted_are_not_written_again(tmp_path, monkeypatch):
-    from strataprobe.generate import writer
-
     asked = []
-    original = writer.Writer.write
+    original = TaleWriter.write
 
     def interrupted(self, cell):
         asked.append((cell.pair, cell.label))
@@ -203,7 +206,7 @@ def test_rows_already_accepted_are_not_written_again(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, cell)
 
-    monkeypatch.setattr(writer.Writer, "write", interrupted)
+    monkeypatch.setattr(TaleWriter, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(RECIPE, tmp_path / "data", n_per_class=25)
     first, asked[:] = list(asked[:30]), [(-1, "")] * 100
@@ -226,9 +229,10 @@ def test_a_finished_folder_is_left_alone_and_other_options_are_refused(tmp_path)
 @pytest.mark.parametrize(
     ("change", "options", "match"),
     [
-        ({}, {"backend": "ollama"}, "only builtin"),
+        ({}, {"backend": "typewriter"}, "none of builtin, ollama, openai, transformers"),
         ({}, {"n_per_class": 0}, "at least 1"),
-        ({"name": "moods"}, {}, "--data FILE"),
+        ({"name": "moods"}, {}, "no material for the recipe 'moods'.*--data FILE"),
+        ({"writing": {"language": "de"}}, {}, "writes English.*'de'"),
         ({"classes": [{"name": "up"}, {"name": "down"}], "lexicon": None}, {}, "no class"),
     ],
 )
@@ -240,7 +244,7 @@ def test_what_the_writer_cannot_do_is_said_in_a_sentence(tmp_path, change, optio
 
 
 def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkeypatch):
-    from strataprobe.generate import run
+    from strataprobe.generate.builtin import backend
     from strataprobe.generate.builtin.material import load_material
 
     whole = load_material(RECIPE, "sentiment")
@@ -249,7 +253,7 @@ def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkey
     turns = {c: {"any": kinds["any"][:1]} for c, kinds in whole.turns.items()}
     openers = {style: sentences[:1] for style, sentences in whole.openers.items()}
     small = replace(whole, scenes=(scene,), reactions=few, turns=turns, openers=openers, aftermath=turns)
-    monkeypatch.setattr(run, "load_material", lambda recipe: small)
+    monkeypatch.setattr(backend, "load_material", lambda recipe, name: small)
     with pytest.raises(OptionError, match="variety runs out after"):
         generate(RECIPE, tmp_path / "data", n_per_class=900)
     assert list(tmp_path.iterdir()) == []

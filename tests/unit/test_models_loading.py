@@ -18,6 +18,8 @@ import strataprobe.modelfiles as modelfiles
 import strataprobe.models as models
 from builders import FAMILIES, save_model, tiny_model
 from strataprobe.errors import ModelError, OptionError
+from strataprobe.generate.backends import BackendOptions
+from strataprobe.generate.inprocess import InProcess
 from strataprobe.models import load_model, resolve, wrap_model
 
 # the library that the hub library speaks HTTP with, whatever its name
@@ -131,6 +133,21 @@ def test_a_weight_that_no_layer_needs_may_be_missing(tmp_path: Path) -> None:
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     assert load_model(folder).n_layers == 1
+
+
+def test_a_head_that_the_checkpoint_lacks_is_no_head_and_writes_nothing(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "m", "llama", n_layers=1)
+    assert load_model(folder).head is not None
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {n: w for n, w in weights.items() if n != "lm_head.weight"},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert "lm_head.weight" in weights
+    assert load_model(folder).head is None
+    with pytest.raises(ModelError, match="m has no output head and cannot write texts"):
+        InProcess(BackendOptions(), str(folder))
 
 
 @pytest.mark.parametrize("left", [0, 4, 100, -100])
