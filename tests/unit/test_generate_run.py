@@ -257,3 +257,15 @@ def test_running_out_of_variety_is_said_and_nothing_is_repeated(tmp_path, monkey
     with pytest.raises(OptionError, match="variety runs out after"):
         generate(RECIPE, tmp_path / "data", n_per_class=900)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_whose_classes_are_emotions_is_written_with_the_same_material(tmp_path):
+    manifest = generate(load_recipe("emotions"), tmp_path / "data", n_per_class=3)
+    found = rows_of(tmp_path / "data")
+    assert set(manifest.details["counts"].values()) == {3}
+    assert len(manifest.details["counts"]) == 20
+    assert list(found[0]) == [
+        "id", "text", "label", "split", "group", "emotion", "domain", "trigger", "language_style", "backend", "model",
+        "attempt",
+    ]  # fmt: skip
+    assert all(r["emotion"] == r["label"] for r in found)

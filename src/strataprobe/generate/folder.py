@@ -25,6 +25,8 @@ def write_folder(
 ) -> Manifest:
     """Write the class files, the combined file and the audit, say its warnings, and rename the folder into place."""
     counts = Counter(r.label for r in rows if r.label is not None)
+    for left in stage.work.glob(f"*{name}_*.jsonl"):  # of an attempt that ended here, perhaps with fewer texts
+        left.unlink()
     combined = f"{name}_combined_{len(rows)}.jsonl"
     write_atomic(stage.work / combined, to_jsonl(rows))
     taken = {combined.lower()}

@@ -93,7 +93,8 @@ class InProcess:
 
     def _round(self, asking: Asking, due: Sequence[Cell], attempt: int, seed: int) -> None:
         """Make the batches of one round that are not settled yet, those with short prompts first."""
-        options, most = self._options, asking.recipe.writing.sentences[1]
+        # one sentence to spare: the point of an abbreviation looks like an end
+        options, most = self._options, asking.recipe.writing.sentences[1] + 1
         rows = self._decoder.encoded([asking.messages(cell, attempt) for cell in due])
         order = self._order(rows, options.max_new_tokens)
         start = 0

@@ -32,7 +32,8 @@ class _State(NamedTuple):
 def _next(state: _State, kind: str, most: int) -> _State | str:
     """The state after one more character of a kind, or the reason to stop.
 
-    Sentences are counted as ``words.count_sentences`` counts them: a mark, closing quotes or brackets, white space.
+    A sentence is over at a mark, closing quotes or brackets, and white space; ``words.count_sentences`` knows more
+    (abbreviations, for one), so ask for one sentence to spare.
     """
     sentences, after_mark, has_words, new_line = state
     if kind in " \n":

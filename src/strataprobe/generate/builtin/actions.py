@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import comb
 from random import Random
 
 from strataprobe.dataset import split_by_group
@@ -25,7 +26,9 @@ SLOTS = ("topic", "part", "other", "who", "way", "way2", "cause")
 _ATTEMPTS = 60
 _STYLES = ("diary", "message", "letter", "conversation", "report", "post")
 _CONTRACTING = ("message", "conversation", "post")
-_ACTS_OF_A_WORLD = 4
+# Texts of one class in one world are told apart by their acts, and by their scene where no scene is told twice: so many
+# times more choices of acts than texts are wanted.
+_ROOM, _ROOM_WITH_SCENES_AGAIN = 1.4, 2.2
 # How many sentences on the act follow the scene, and how often.
 _ACTS = {1: 15, 2: 60, 3: 25}
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -75,7 +78,7 @@ def load_acts(recipe: Recipe, name: str) -> ActMaterial:
 def plan_acts(recipe: Recipe, material: ActMaterial, n_per_class: int, seed: int) -> list[ActCell]:
     """The cells, pair after pair, the classes of a pair in label order; ``n_per_class`` pairs."""
     scenes = dealt(material.scenes, n_per_class, seed, "scenes")
-    n_worlds = min(len(material.acts[name]) for name in recipe.class_names) // _ACTS_OF_A_WORLD
+    n_worlds = _number_of_worlds(recipe, material, n_per_class)
     worlds = {s.id: i % n_worlds for i, s in enumerate(dealt(material.scenes, len(material.scenes), seed, "worlds"))}
     acts = {c: dealt(material.acts[c], len(material.acts[c]), seed, "acts", c) for c in recipe.class_names}
     groups = [f"{recipe.name}-{worlds[scene.id]:02d}" for scene in scenes]
@@ -105,6 +108,17 @@ def plan_acts(recipe: Recipe, material: ActMaterial, n_per_class: int, seed: int
                 )
             )
     return cells
+
+
+def _number_of_worlds(recipe: Recipe, material: ActMaterial, n_per_class: int) -> int:
+    """As many worlds as leave each enough acts for its texts: the more worlds, the more groups to split by."""
+    n_acts = min(len(material.acts[name]) for name in recipe.class_names)
+    room = _ROOM if n_per_class <= len(material.scenes) else _ROOM_WITH_SCENES_AGAIN
+    for acts_of_a_world in range(2, n_acts + 1):
+        n_worlds = n_acts // acts_of_a_world
+        if sum(comb(acts_of_a_world, k) for k in _ACTS) >= room * n_per_class / n_worlds:
+            return n_worlds
+    return 1
 
 
 class ActWriter:
