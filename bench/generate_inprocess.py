@@ -38,8 +38,8 @@ from bench.run import RESULTS, ROUNDS
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
+from strataprobe.generate.backends.inprocess import InProcess
 from strataprobe.generate.cells import Cell, make_cells
-from strataprobe.generate.inprocess import InProcess
 from strataprobe.generate.ledger import LEDGER_NAME, Ledger
 from strataprobe.manifest import library_versions
 from strataprobe.models import choose_device, wrap_model

@@ -25,9 +25,9 @@ from typing import Any
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
+from strataprobe.generate.backends.server import Server
 from strataprobe.generate.cells import make_cells
 from strataprobe.generate.ledger import LEDGER_NAME, Ledger
-from strataprobe.generate.server import Server
 from strataprobe.manifest import library_versions
 from strataprobe.progress import Progress, set_quiet
 from strataprobe.recipe import load_recipe

@@ -9,8 +9,8 @@ from grammar_decoder import START, Chain, grammar_decoder
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
+from strataprobe.generate.backends.inprocess import InProcess
 from strataprobe.generate.cells import make_cells
-from strataprobe.generate.inprocess import InProcess
 from strataprobe.generate.ledger import LEDGER_NAME, Entry, Ledger
 from strataprobe.generate.prompts import Messages
 from strataprobe.models import LoadedModel, wrap_model

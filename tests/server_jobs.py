@@ -14,9 +14,9 @@ from scripted_server import MODEL, Answer, Script, ScriptedServer, completion, g
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
+from strataprobe.generate.backends.server import Server
 from strataprobe.generate.cells import make_cells
 from strataprobe.generate.ledger import Ledger
-from strataprobe.generate.server import Server
 from strataprobe.progress import Progress, set_quiet
 from strataprobe.recipe import load_recipe
 

@@ -56,6 +56,9 @@ def test_the_texts_are_700_of_either_class_with_every_field(out: Path) -> None:
             "domain",
             "trigger",
             "language_style",
+            "backend",
+            "model",
+            "attempt",
         ]
         assert list(row) == fields
         assert row["sentiment"] == row["label"]

@@ -14,6 +14,7 @@ import pytest
 
 from builders import save_model
 from demo import STRATAPROBE, command_line, in_process
+from strataprobe.generate.ledger import LEDGER_NAME
 
 DATA_FILES = (".jsonl", ".h5", ".pth", ".safetensors")
 
@@ -55,7 +56,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     command = [STRATAPROBE, *base, "--out", str(out)]
 
-    accepted = out / ".data.partial" / "accepted.jsonl"
+    accepted = out / ".data.partial" / LEDGER_NAME
     kill_when(command, lambda: n_lines(accepted) >= 40)
     n_accepted = n_lines(accepted)
     assert not (out / "data").exists()

@@ -18,7 +18,7 @@ from scripted_server import free_port
 from server_jobs import asking
 from strataprobe.errors import BackendError, OptionError
 from strataprobe.generate.backends import BackendOptions
-from strataprobe.generate.server import Server
+from strataprobe.generate.backends.server import Server
 
 NEEDED = ("openai", "fastapi", "uvicorn", "accelerate")
 absent = [name for name in NEEDED if importlib.util.find_spec(name) is None]

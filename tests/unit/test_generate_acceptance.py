@@ -77,8 +77,7 @@ REJECTED = {
         "| I | walked |",
     ],
     "quotes": [
-        '"I walked home and slept."',
-        "“I walked home and slept.”",
+        '"I walked home and slept." I said so.',
         "'I walked home and slept.'",
         "‘I walked home and slept.’",
         'I walked home. "Late again," said my sister.',
@@ -239,6 +238,14 @@ def test_a_text_is_accepted_once_and_near_copies_not_at_all() -> None:
     assert near is not None
     assert near.check == "near_duplicate"
     assert acceptance.find(other) is None
+
+
+@pytest.mark.parametrize(
+    "answer", ['"I walked home and slept."', "“I walked home and slept.”", ' "I walked home and slept. " ']
+)
+def test_quotation_marks_round_a_whole_answer_are_taken_off(answer: str) -> None:
+    assert cleaned(answer) == "I walked home and slept."
+    assert cleaned('"Home," I said, "at last."') == '"Home," I said, "at last."'
 
 
 def test_every_rejection_says_what_to_do_otherwise() -> None:

@@ -42,7 +42,7 @@ def test_150_texts_a_class_are_written_and_the_first_100_are_those_of_a_smaller_
     assert len({text for _, text, _ in written}) == 45 * 150
     assert all(text for _, text, _ in written)
     for small, (cell, _, _) in zip(plan_acts(RECIPE, MATERIAL, 100, 0), written, strict=False):
-        for part in ("id", "scene", "style", "n_acts", "acts", "group"):
+        for part in ("id", "scene", "style", "n_acts"):
             assert getattr(small, part) == getattr(cell, part)
 
 

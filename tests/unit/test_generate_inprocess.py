@@ -18,9 +18,9 @@ from strataprobe.errors import BackendError, ModelError, OptionError
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions, open_backend
+from strataprobe.generate.backends.decoding import left_padded
+from strataprobe.generate.backends.inprocess import InProcess
 from strataprobe.generate.cells import make_cells
-from strataprobe.generate.decoding import left_padded
-from strataprobe.generate.inprocess import InProcess
 from strataprobe.generate.ledger import LEDGER_NAME, Ledger
 from strataprobe.models import LoadedModel, load_model, wrap_model
 from strataprobe.progress import Progress

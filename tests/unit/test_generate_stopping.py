@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 from grammar_decoder import END, NOBODY, ON_AND_ON, START, Chain, grammar_decoder, texts_chain
 from inprocess_jobs import job, loop
-from strataprobe.generate.stopping import BLANK_LINE, ENDED, SENTENCES, Stops, Watch, token_texts
+from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, SENTENCES, Stops, Watch, token_texts
 from strataprobe.generate.words import count_sentences
 from strataprobe.models import wrap_model
 
 
-def test_a_row_stops_once_it_has_begun_one_sentence_too_many(tmp_path: Path) -> None:
+def test_a_row_stops_once_it_has_begun_two_sentences_too_many(tmp_path: Path) -> None:
     model = loop("I ate a plum.")
     passes: list[int] = []
     hook = model.model.register_forward_hook(lambda *_: passes.append(1))
     entries, backend = job(model, tmp_path, n=1, attempts=1, max_new_tokens=200)
     hook.remove()
-    assert [(e.check, e.found) for e in entries] == [("sentences", "5 sentences")] * 2
-    assert backend.details()["new_tokens_rejected"] == 2 * 5
-    assert len(passes) <= 6
+    assert [(e.check, e.found) for e in entries] == [("sentences", "6 sentences")] * 2
+    assert backend.details()["new_tokens_rejected"] == 2 * 6
+    assert len(passes) <= 7
 
 
 def test_a_text_of_as_many_sentences_as_may_be_is_not_cut(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import strataprobe.models as models
 from builders import FAMILIES, save_model, tiny_model
 from strataprobe.errors import ModelError, OptionError
 from strataprobe.generate.backends import BackendOptions
-from strataprobe.generate.inprocess import InProcess
+from strataprobe.generate.backends.inprocess import InProcess
 from strataprobe.models import load_model, resolve, wrap_model
 
 # the library that the hub library speaks HTTP with, whatever its name

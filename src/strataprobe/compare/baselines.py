@@ -18,10 +18,10 @@ import numpy as np
 from strataprobe.compare.controls import (
     N_HALVINGS,
     NULL_FOLD_FACTOR,
-    _agreement,
-    _both_halves_have_both,
-    _within_correlation,
+    agreement,
+    both_halves_have_both,
     split_in_halves,
+    within_correlation,
 )
 from strataprobe.compare.layers import TestRows, estimate_auc, finite, labelled
 from strataprobe.metrics import auc_interval
@@ -180,10 +180,10 @@ def _tfidf_agreement(texts: np.ndarray, oof: Oof, on_val: np.ndarray, seed: int)
     for side in halves.side[:n_halvings]:
         parts = [_logistic(fitted[side == h], y_train[side == h], test, n_classes, _SPARSE_SOLVER) for h in (0, 1)]
         for k in classes:
-            if _both_halves_have_both(side, y_train == k):
+            if both_halves_have_both(side, y_train == k):
                 pair = np.stack([part[:, k] for part in parts], axis=1)
-                correlations.append(_within_correlation(pair, y_val == k))
-    return _agreement(float(np.mean(correlations)), len(y_val)) if correlations else 0.0
+                correlations.append(within_correlation(pair, y_val == k))
+    return agreement(float(np.mean(correlations)), len(y_val)) if correlations else 0.0
 
 
 def _vectors(fit_texts: Sequence[str], test_texts: Sequence[str]) -> tuple[Any, Any]:

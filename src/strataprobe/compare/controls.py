@@ -110,7 +110,7 @@ def train_controls(
     if not jobs:
         return Controls(float("nan"), float("nan"), 0.0)
     columns = [(shuffled.train[s] == k).astype(np.float64) for s, k in jobs]
-    halved = [(side, k) for side in halves.side for k in classes if _both_halves_have_both(side, halves.train == k)]
+    halved = [(side, k) for side in halves.side for k in classes if both_halves_have_both(side, halves.train == k)]
     columns += [np.where(side == h, halves.train == k, np.nan) for side, k in halved for h in (0, 1)]
     path = fit_logistic_path(train, np.stack(columns, axis=1), [c])
     on_val = path.logits(val)[:, 0, :] if len(val) else np.zeros((0, len(columns)))
@@ -120,11 +120,11 @@ def train_controls(
         found = [auc(labels[s] == k, logits[:, j]) for j, (s, k) in enumerate(jobs) if _has_both(labels[s] == k)]
         means.append(float(np.mean(found)) if found else float("nan"))
     pairs = on_val[:, len(jobs) :].reshape(len(on_val), len(halved), 2)
-    correlations = [_within_correlation(pairs[:, i], halves.val == k) for i, (_, k) in enumerate(halved)]
-    return Controls(means[0], means[1], _agreement(float(np.mean(correlations)), len(val)) if correlations else 0.0)
+    correlations = [within_correlation(pairs[:, i], halves.val == k) for i, (_, k) in enumerate(halved)]
+    return Controls(means[0], means[1], agreement(float(np.mean(correlations)), len(val)) if correlations else 0.0)
 
 
-def _within_correlation(logits: np.ndarray, labels01: np.ndarray) -> float:
+def within_correlation(logits: np.ndarray, labels01: np.ndarray) -> float:
     """Of two half probes, from their logits (n, 2) on rows that neither has seen, within classes."""
     within = logits.astype(np.float64, copy=True)
     for value in (False, True):
@@ -135,7 +135,7 @@ def _within_correlation(logits: np.ndarray, labels01: np.ndarray) -> float:
     return float((within[:, 0] * within[:, 1]).sum() / scale.prod()) if (scale > 1e-12).all() else 0.0
 
 
-def _agreement(correlation: float, n_rows: int) -> float:
+def agreement(correlation: float, n_rows: int) -> float:
     """The correlation of half probes, stepped up to full length.
 
     It is first lowered by one standard error, so that an agreement by chance does not narrow an interval.
@@ -144,7 +144,7 @@ def _agreement(correlation: float, n_rows: int) -> float:
     return 2.0 * careful / (1.0 + careful)
 
 
-def _both_halves_have_both(side: np.ndarray, labels01: np.ndarray) -> bool:
+def both_halves_have_both(side: np.ndarray, labels01: np.ndarray) -> bool:
     return all(_has_both(labels01[side == h]) for h in (0, 1))
 
 

@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from strataprobe.generate.patterns import FINISHED, LIST, PICTURES_AT_END, PREAMBLE, QUOTES, REFUSAL, THOUGHTS, UNSEEN
+from strataprobe.generate.patterns import (
+    FINISHED,
+    LIST,
+    PICTURES_AT_END,
+    PREAMBLE,
+    QUOTED,
+    QUOTES,
+    REFUSAL,
+    THOUGHTS,
+    UNSEEN,
+)
 from strataprobe.generate.words import checker_for, count_sentences, is_first_person
 from strataprobe.neardup import NearDuplicates
 from strataprobe.recipe import Recipe
@@ -37,8 +47,10 @@ class Rejection:
 
 
 def cleaned(answer: str) -> str:
-    """An answer without the white space around it, seen or unseen, and without a reasoning model's thoughts before it."""
-    return THOUGHTS.sub("", UNSEEN.sub("", answer)).strip()
+    """An answer without white space around it, a reasoning model's thoughts before it, or quotation marks round it all."""
+    text = THOUGHTS.sub("", UNSEEN.sub("", answer)).strip()
+    quoted = QUOTED.fullmatch(text)
+    return quoted.group(1).strip() if quoted else text
 
 
 class Acceptance:

@@ -95,3 +95,5 @@ QUOTES = re.compile(
 _PICTURE = r"[\s\u200d\ufe0e\ufe0f\u2190-\u2bff\U0001f000-\U0001faff]"
 PICTURES_AT_END = re.compile(rf"(?<!{_PICTURE}){_PICTURE}+\Z")
 FINISHED = re.compile(r"[.!?\u2026\u3002\uff01\uff1f\u061f\u06d4\u0964][)\]]*\Z")
+# A whole answer in quotation marks, with none inside.
+QUOTED = re.compile('["\u201c]([^"\u201c\u201d]+)["\u201d]')

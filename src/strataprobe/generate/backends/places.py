@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from strataprobe.errors import OptionError
 from strataprobe.generate.backends import OLLAMA_URL
-from strataprobe.generate.failures import Denied, Failure, Gone
+from strataprobe.generate.backends.failures import Denied, Failure, Gone
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _EXAMPLES = (

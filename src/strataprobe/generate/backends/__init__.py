@@ -68,9 +68,9 @@ def open_backend(name: str, options: BackendOptions, model: str) -> Backend:
     Raises BackendError or ModelError when the server or the model is not there.
     """
     if name == "transformers":
-        from strataprobe.generate.inprocess import InProcess
+        from strataprobe.generate.backends.inprocess import InProcess
 
         return InProcess(options, model)
-    from strataprobe.generate.server import Server
+    from strataprobe.generate.backends.server import Server
 
     return Server(name, options)

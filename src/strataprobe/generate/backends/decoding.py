@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from strataprobe.errors import BackendError
+from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, Stops, Watch, token_texts
 from strataprobe.generate.prompts import Messages
-from strataprobe.generate.stopping import BLANK_LINE, ENDED, Stops, Watch, token_texts
 from strataprobe.models import LoadedModel
 
 TOP_P = 0.95

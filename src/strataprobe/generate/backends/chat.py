@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from strataprobe.errors import BackendError
-from strataprobe.generate.failures import Denied, Failure, Patience, refused
-from strataprobe.generate.places import KEY_VARIABLE
+from strataprobe.generate.backends.failures import Denied, Failure, Patience, refused
+from strataprobe.generate.backends.places import KEY_VARIABLE
 from strataprobe.generate.prompts import Messages
 from strataprobe.progress import note
 

@@ -16,8 +16,8 @@ from typing import Any
 from strataprobe.errors import BackendError, ModelError, OptionError
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
+from strataprobe.generate.backends.decoding import TOP_P, Answer, Decoder, Draw
 from strataprobe.generate.cells import Cell, seeded
-from strataprobe.generate.decoding import TOP_P, Answer, Decoder, Draw
 from strataprobe.generate.prompts import Messages
 from strataprobe.models import LoadedModel, load_model, say_choices
 from strataprobe.progress import note

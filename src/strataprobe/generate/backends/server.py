@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from strataprobe.errors import BackendError, OptionError
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import OLLAMA_MODEL, BackendOptions
+from strataprobe.generate.backends.chat import Chat, Counts, Traits, library
+from strataprobe.generate.backends.failures import Denied, Failure, Gone, Patience
+from strataprobe.generate.backends.places import Place, checked_url, listing, sentence, without_folders
 from strataprobe.generate.cells import Cell
-from strataprobe.generate.chat import Chat, Counts, Traits, library
-from strataprobe.generate.failures import Denied, Failure, Gone, Patience
-from strataprobe.generate.places import Place, checked_url, listing, sentence, without_folders
 from strataprobe.generate.prompts import Messages
 from strataprobe.manifest import ModelIdentity, sha256_json
 from strataprobe.progress import note
