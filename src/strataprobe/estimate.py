@@ -20,7 +20,7 @@ from strataprobe.errors import OptionError
 from strataprobe.modelerrors import explained
 from strataprobe.models import choose_device, choose_dtype, find_blocks, kind_of, resolve
 from strataprobe.pipeline import RunOptions
-from strataprobe.progress import silence
+from strataprobe.progress import note, silence
 from strataprobe.store import parse_layers
 
 _SAMPLE_PER_CLASS = 20
@@ -70,8 +70,14 @@ def estimate(options: RunOptions) -> dict[str, Any]:
     element = torch.finfo(dtype).bits // 8
     weights_bytes = element * sum(p.numel() for p in skeleton.parameters())
     existing = next(p for p in (options.out.absolute(), *options.out.absolute().parents) if p.exists())
+    asked = {} if options.data is not None or options.backend == "builtin" else {"n_requests": n_texts}
+    if asked:
+        note(
+            f"the seconds leave out the {n_texts:,} requests or more to the model that writes (--backend {options.backend})."
+        )
     return {
         "n_texts": n_texts,
+        **asked,
         "n_tokens": n_tokens,
         "n_layers": len(layers),
         "device": str(device),

@@ -12,6 +12,13 @@ from strataprobe.generate.prompts import Messages, messages
 from strataprobe.progress import Progress
 from strataprobe.recipe import Recipe
 
+# What to say of answers that no check of a text has looked at.
+_ADVICE = {
+    "truncated": "it was too long and was cut off",
+    "refusal": "it was no text but an apology",
+    "no_answer": "there was no text in it",
+}
+
 
 class Asking:
     """One job of asking for the texts of ``plan``.
@@ -67,7 +74,7 @@ class Asking:
         text = cleaned(answer)
         attempt, model = len(self.ledger.of(cell.id)) + 1, self.ledger.model
         if problem is not None:
-            entry = Entry(cell.id, attempt, text, model, *problem)
+            entry = Entry(cell.id, attempt, text, model, *problem, advice=_ADVICE.get(problem[0], ""))
         else:
             prompt = "" if parts else self.messages(cell)[-1]["content"]
             rejection = self.acceptance.find(text, prompt)
