@@ -99,7 +99,9 @@ def _texts(options: RunOptions) -> tuple[list[str], int]:
     if options.recipe is None:
         raise OptionError("give a recipe or --data.")
     n_per_class = options.n_per_class or options.recipe.n_per_class
-    if options.recipe.name not in material_names():  # nobody has written any of these yet: texts of middling length
+    if (
+        options.backend != "builtin" or options.recipe.name not in material_names()
+    ):  # nobody has written any of these yet: texts of middling length
         low, high = options.recipe.writing.words
         return ["word " * ((low + min(high, _USUAL_WORDS)) // 2)], n_per_class * len(options.recipe.classes)
     with tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from strataprobe.errors import LoginError, StageError, StrataprobeError
 from strataprobe.generate.backends import BackendOptions
 from strataprobe.manifest import library_versions, write_json
 from strataprobe.models import LoadedModel, load_model, resolve
+from strataprobe.progress import note
 from strataprobe.recipe import Recipe
 
 STAGES = ("data", "activations", "probes")
@@ -138,7 +139,7 @@ def run(options: RunOptions) -> dict[str, Any]:
             backend=options.backend,
             n_per_class=options.n_per_class,
             seed=options.seed,
-            options=options.writing,
+            options=_writing(options),
             judge=options.judge,
             allow_missing=options.allow_missing,
         )
@@ -182,6 +183,14 @@ def run(options: RunOptions) -> dict[str, Any]:
     if job.backup is not None:
         job.backup.save_files([out / "run.json"])
     return {**job.document, "comparison": comparison}
+
+
+def _writing(options: RunOptions) -> BackendOptions:
+    """The writing options; in process, the model that is probed writes unless another is named."""
+    if options.backend != "transformers" or options.writing.llm or not isinstance(options.model, (str, Path)):
+        return options.writing
+    note(f"llm: {options.model} (auto: the model that is probed)")
+    return replace(options.writing, llm=str(options.model))
 
 
 def _restored(folder: Path, out: Path) -> Backup:

@@ -72,7 +72,29 @@ def test_a_rejected_cell_is_asked_again_and_told_why(tmp_path: Path) -> None:
         assert [e.attempt for e in job.ledger.of(cell.id)] == [1, 2, 3]
 
 
-def test_a_cell_is_asked_so_often_a_run_and_its_attempts_are_numbered_on(tmp_path: Path) -> None:
+def test_attempts_are_counted_over_interruptions_until_the_job_gives_up(tmp_path: Path) -> None:
+    backend = ScriptedBackend(lambda cell, attempt: "- a list")
+    with asking(tmp_path / "ledger", max_attempts=3, plan=PLAN[:1]) as job:
+        job.settle(PLAN[0], "- a list")
+        job.settle(PLAN[0], "- a list")
+    with asking(tmp_path / "ledger", max_attempts=3, plan=PLAN[:1]) as job:
+        backend.write(job, 0)
+    assert backend.asked == [PLAN[0].id]
+
+
+def test_nothing_more_is_asked_when_next_to_none_of_many_answers_was_accepted(tmp_path: Path) -> None:
+    with asking(tmp_path / "ledger", max_attempts=1000, plan=PLAN[:2]) as job:
+        for n in range(199):
+            job.settle(PLAN[0], "- a list")
+            assert job.may_ask(PLAN[1]), n
+        job.settle(PLAN[0], "- a list")
+        assert job.is_hopeless
+        assert job.open() == []
+    with asking(tmp_path / "ledger", max_attempts=1000, plan=PLAN[:2]) as job:
+        assert job.is_hopeless
+
+
+def test_a_cell_is_asked_so_often_a_job_and_its_attempts_are_numbered_on(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     for run in range(3):
         backend = ScriptedBackend(lambda cell, attempt: "- a list")
@@ -81,8 +103,9 @@ def test_a_cell_is_asked_so_often_a_run_and_its_attempts_are_numbered_on(tmp_pat
             assert job.open() == []
             assert job.missing() == PLAN[:2]
             assert not job.may_ask(PLAN[0])
+            job.ledger.give_up()
         assert backend.asked == [PLAN[0].id, PLAN[1].id] * 2
-        assert [e["attempt"] for e in on_disk(path) if e["cell"] == PLAN[0].id] == list(range(1, 2 * run + 3))
+        assert [e["attempt"] for e in on_disk(path) if e.get("cell") == PLAN[0].id] == list(range(1, 2 * run + 3))
 
 
 def test_a_restart_asks_only_for_what_is_missing_also_after_empty_answers(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_missing_texts_and_many_rejections_are_warned_of(asked, missing, accepta
 
 @pytest.mark.parametrize(("agreement", "level"), [(0.81, "ok"), (0.8, "ok"), (0.79, "warning")])
 def test_a_judge_who_disagrees_is_warned_of(agreement, level):
-    judge = {"model": "second", "n": 60, "agreement": agreement, "by_class": {"up": 0.9, "down": 0.6}}
+    judge = {"model": "second", "n": 60, "n_unclear": 0, "agreement": agreement, "by_class": {"up": 0.9, "down": 0.6}}
     report = audit(texts(30, 0.0), None, judge=judge)
     assert findings(report)["G011"] == level
     message = next(f["message"] for f in report["findings"] if f["code"] == "G011")

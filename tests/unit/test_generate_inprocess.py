@@ -59,6 +59,10 @@ def test_a_round_asks_the_cells_whose_earlier_answers_were_all_rejected(writer: 
 def test_no_cell_is_asked_more_often_than_allowed(tmp_path: Path) -> None:
     entries, _ = job(loop(ON_AND_ON), tmp_path, n=2, attempts=3, max_new_tokens=4)
     assert [(e.attempt, e.check) for e in entries] == [(a, "truncated") for a in (1, 2, 3) for _ in range(4)]
+    more, _ = job(loop(ON_AND_ON), tmp_path, n=2, attempts=3, max_new_tokens=4)
+    assert more == entries
+    with Ledger(tmp_path / LEDGER_NAME) as ledger:
+        ledger.give_up()
     more, _ = job(loop(ON_AND_ON), tmp_path, n=2, attempts=1, max_new_tokens=4)
     assert [e.attempt for e in more[12:]] == [4] * 4
 

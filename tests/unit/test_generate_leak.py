@@ -69,16 +69,20 @@ def test_the_leak_is_measured_on_groups_that_were_not_seen() -> None:
     assert abs(bag_of_words_leak(rows)["auc"] - 0.5) < 0.15
 
 
-def test_of_a_huge_set_whole_groups_are_measured_and_their_number_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_huge_set_some_texts_of_every_group_and_class_are_measured_and_their_number_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = rows_of(200, 0.5)
-    monkeypatch.setattr(leak_module, "_MAX_FITTED", 2 * 121)
+    monkeypatch.setattr(leak_module, "_MAX_FITTED", 2 * 251)
     sample = leak_module._sample(rows)
     sizes = Counter(r.group for r in rows)
-    assert len(sample) == 120
-    assert Counter(r.group for r in sample) == {g: sizes[g] for g in {r.group for r in sample}}
+    assert len(sample) == 251
+    assert {r.group for r in sample} == set(sizes)
+    shares = Counter((r.group, r.label) for r in sample)
+    assert max(shares.values()) - min(shares.values()) <= 1
     assert [r.id for r in sample] == [r.id for r in rows if r in sample]
     assert {r.id for r in leak_module._sample(rows[::-1])} == {r.id for r in sample}
-    assert bag_of_words_leak(rows)["n_texts"] == 120
+    assert bag_of_words_leak(rows)["n_texts"] == 251
     monkeypatch.setattr(leak_module, "_MAX_FITTED", 2 * 400)
     assert bag_of_words_leak(rows)["n_texts"] == 400
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from strataprobe.errors import StageError
 from strataprobe.generate.ledger import Entry, Ledger
 
 ENTRIES = [
@@ -95,12 +96,32 @@ def test_a_file_cut_at_any_byte_gives_the_whole_lines_before_the_cut_and_can_be_
         b'{"cell": "a", "attempt": 1, "text": "b", "parts": [7]}\n',
     ],
 )
-def test_from_a_line_that_is_no_entry_on_nothing_counts(garbage: bytes, tmp_path: Path) -> None:
+def test_a_line_that_is_no_entry_is_named_and_nothing_is_cut_off(garbage: bytes, tmp_path: Path) -> None:
     whole = written(tmp_path / "ledger.jsonl").read_bytes().splitlines(keepends=True)
     path = tmp_path / "ledger.jsonl"
-    path.write_bytes(b"".join([*whole[:2], garbage, *whole[2:]]))
-    assert Ledger(path).entries == ENTRIES[:2]
-    assert path.read_bytes() == b"".join(whole[:2])
+    damaged = b"".join([*whole[:2], garbage, *whole[2:]])
+    path.write_bytes(damaged)
+    with pytest.raises(StageError, match=r"ledger.jsonl, line 3 is damaged: take that line out"):
+        Ledger(path)
+    assert path.read_bytes() == damaged
+    path.write_bytes(b"".join(whole))
+    assert Ledger(path).entries == ENTRIES
+
+
+def test_attempts_are_counted_anew_after_they_were_given_up_and_only_then(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    with Ledger(path) as ledger:
+        ledger.add(Entry("a", 1, "x", check="list"))
+        assert (ledger.attempts("a"), ledger.gave_up) == (1, False)
+    with Ledger(path) as ledger:
+        assert ledger.attempts("a") == 1
+        ledger.add(Entry("a", 2, "y", check="list"))
+        ledger.give_up()
+        assert (ledger.attempts("a"), ledger.gave_up) == (0, True)
+    with Ledger(path) as ledger:
+        assert (ledger.attempts("a"), ledger.gave_up, len(ledger.of("a"))) == (0, True, 2)
+        ledger.add(Entry("a", 3, "z"))
+        assert (ledger.attempts("a"), ledger.gave_up) == (1, False)
 
 
 def test_a_line_holds_what_is_not_empty_and_one_line_alone(tmp_path: Path) -> None:

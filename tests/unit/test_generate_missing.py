@@ -19,7 +19,7 @@ from strataprobe.generate.backends import BackendOptions
 from strataprobe.generate.cells import Cell, make_cells
 from strataprobe.generate.ledger import LEDGER_NAME, Ledger
 from strataprobe.generate.run import generate
-from strataprobe.manifest import Manifest, verify_folder
+from strataprobe.manifest import Manifest, ModelIdentity, verify_folder
 
 RECIPE = three_classes()
 N = 6
@@ -65,9 +65,9 @@ def test_texts_that_are_missing_are_said_in_a_sentence_and_asked_for_by_a_restar
     with pytest.raises(BackendError) as caught:
         write(ScriptedBackend(stubborn))
     assert str(caught.value) == (
-        "3 of 18 texts are missing (3 dry), their answers were rejected (most often: list 15, empty 3, refusal 3): the "
-        "texts so far are kept, so run the same command to ask for the missing ones again, with a higher --max-attempts "
-        "where that is not enough, or add --allow-missing to go on without them."
+        "3 of 18 texts are missing (3 dry), their answers were rejected (most often: list 15, empty 3, refusal 3): "
+        "read the rejected answers, and mend the recipe; the texts so far are kept, so the same command asks for the "
+        "missing ones again, and --allow-missing goes on without them."
     )
     assert not (tmp_path / "data").exists()
     second = ScriptedBackend(good)
@@ -86,25 +86,27 @@ def test_texts_that_are_missing_are_said_in_a_sentence_and_asked_for_by_a_restar
 def test_a_folder_without_the_missing_texts_has_true_counts_and_says_so(tmp_path: Path, write: Any) -> None:
     with pytest.raises(BackendError):
         write(ScriptedBackend(stubborn))
-    manifest = write(ScriptedBackend(stubborn), allow_missing=True)
+    silent = ScriptedBackend(stubborn)
+    manifest = write(silent, allow_missing=True)
+    assert silent.asked == []  # the attempts are used up already
     folder = tmp_path / "data"
     assert manifest.details["counts"] == {"dry": 3, "still": 6, "wet_days": 6}
     assert manifest.details["combined"] == "weather_combined_15.jsonl"
     assert manifest.details["missing"] == 3
     assert {p.name for p in folder.iterdir()} == {
         "weather_combined_15.jsonl", "dry_weather_3.jsonl", "still_weather_6.jsonl", "wet_days_weather_6.jsonl",
-        "plan.jsonl", "rejected.jsonl", "audit.json", "manifest.json",
+        "plan.jsonl", "rejected.jsonl", "audit.json", "manifest.json", LEDGER_NAME,
     }  # fmt: skip
     assert len(lines(folder / "plan.jsonl")) == 18
     audit = json.loads((folder / "audit.json").read_text("utf-8"))
     assert audit["asked"] == {
-        "answers": 42, "accepted": 15, "acceptance_rate": 0.3571, "missing": 3,
-        "rejected": {"list": 15, "empty": 6, "refusal": 6}, "requests": 6,
+        "answers": 36, "accepted": 15, "acceptance_rate": 0.4167, "missing": 3,
+        "rejected": {"list": 15, "empty": 3, "refusal": 3},
     }  # fmt: skip
     found = findings(folder)
     assert (found["G009"]["level"], found["G010"]["level"]) == ("warning", "warning")
     assert found["G009"]["message"].startswith("3 planned texts are missing")
-    assert "rejected most for list 15, empty 6, refusal 6" in found["G010"]["message"]
+    assert "rejected most for list 15, empty 3, refusal 3" in found["G010"]["message"]
 
 
 def test_rejected_answers_are_kept_by_cell_and_attempt_whatever_their_order(tmp_path: Path, write: Any) -> None:
@@ -133,8 +135,53 @@ def test_a_finished_folder_is_skipped_and_no_backend_opened(
     monkeypatch.setattr(run, "open_judge", lambda *_: pytest.fail("opened"))
     again = generate(RECIPE, tmp_path / "data", backend="openai", n_per_class=N)
     assert again == first
-    with pytest.raises(StageError, match="judge"):
-        generate(RECIPE, tmp_path / "data", backend="openai", n_per_class=N, judge="second")
+    for options, name in (({"temperature": 0.5}, "temperature"), ({"max_new_tokens": 9}, "max_new_tokens")):
+        with pytest.raises(StageError, match=f"{name} .* there"):
+            generate(RECIPE, tmp_path / "data", backend="openai", n_per_class=N, options=BackendOptions(**options))
+
+
+def test_a_folder_with_gaps_is_opened_again_unless_gaps_are_allowed(tmp_path: Path, write: Any) -> None:
+    write(ScriptedBackend(stubborn), allow_missing=True)
+    assert write(ScriptedBackend(), allow_missing=True).details["missing"] == 3
+    with pytest.raises(BackendError, match="3 of 18 texts are missing"):
+        write(ScriptedBackend(stubborn))
+    assert len(read_dataset(tmp_path / "data").rows) == 15
+    second = ScriptedBackend(good)
+    assert write(second).details["missing"] == 0
+    assert second.asked == [c.id for c in CELLS if c.label == "dry" and c.pair % 2]
+    assert len(read_dataset(tmp_path / "data").rows) == 18
+    assert verify_folder(tmp_path / "data") == []
+    assert {p.name for p in tmp_path.iterdir()} == {"data"}
+
+
+def test_another_model_does_not_go_on_with_the_texts_of_the_first(tmp_path: Path, write: Any) -> None:
+    with pytest.raises(BackendError):
+        write(ScriptedBackend(stubborn))
+    other = ScriptedBackend(good)
+    other.identity = ModelIdentity(name="newcomer", revision="unknown")
+    with pytest.raises(BackendError, match="written by scripted, and the model is newcomer now"):
+        write(other)
+    assert write(ScriptedBackend(good)).details["missing"] == 0
+
+
+def test_a_finished_folder_is_judged_without_a_text_being_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
+    first = write(ScriptedBackend(good))
+    before = (tmp_path / "data" / "weather_combined_18.jsonl").read_bytes()
+    second = ScriptedBackend(replies=lambda prompt: "dry")
+    monkeypatch.setattr(judge_module, "open_backend", lambda *_: second)
+    writer = ScriptedBackend()
+    again = write(writer, judge="second")
+    assert (writer.asked, len(second.prompts)) == ([], 18)
+    assert (first.details["judged_by"], again.details["judged_by"]) == (None, "second")
+    audit = json.loads((tmp_path / "data" / "audit.json").read_text("utf-8"))
+    assert audit["judge"]["agreement"] == 0.3333
+    assert audit["asked"]["answers"] == 18
+    assert (tmp_path / "data" / "weather_combined_18.jsonl").read_bytes() == before
+    assert verify_folder(tmp_path / "data") == []
+    assert write(writer, judge="second") == again
+    assert len(second.prompts) == 18
 
 
 def test_what_was_answered_is_not_asked_again_when_the_server_goes_away(tmp_path: Path, write: Any) -> None:
@@ -171,14 +218,6 @@ def test_a_kill_after_the_last_answer_costs_no_answer(
         "weather_combined_18.jsonl", "dry_weather_6.jsonl", "still_weather_6.jsonl", "wet_days_weather_6.jsonl",
         "plan.jsonl", "rejected.jsonl", "audit.json", "manifest.json",
     }  # fmt: skip
-
-
-def test_a_ledger_left_behind_in_a_finished_folder_is_cleared_away(tmp_path: Path, write: Any) -> None:
-    write(ScriptedBackend(good))
-    (tmp_path / "data" / LEDGER_NAME).write_text("{}\n")
-    assert verify_folder(tmp_path / "data") == []
-    write(ScriptedBackend())
-    assert not (tmp_path / "data" / LEDGER_NAME).exists()
 
 
 def test_a_judge_reads_every_text_and_the_audit_holds_what_it_says(

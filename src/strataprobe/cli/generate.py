@@ -42,6 +42,7 @@ def generate(
 
     Example: strataprobe generate sentiment --out outputs/demo/data
     """
+    given = dict(locals())
     chosen = load_recipe(recipe)
     if check:
         from strataprobe.cli.recipe_check import print_check
@@ -60,18 +61,7 @@ def generate(
         backend=backend,
         n_per_class=n_per_class,
         seed=seed,
-        options=o.backend_options(
-            base_url=base_url,
-            llm=llm,
-            parallel=parallel,
-            max_attempts=max_attempts,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            timeout_s=timeout,
-            dtype=dtype,
-            device=device,
-        ),
+        options=o.backend_options(given),
         judge=judge,
         allow_missing=allow_missing,
     )

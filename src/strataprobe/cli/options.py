@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +89,9 @@ BaseUrl = Annotated[
     str | None,
     typer.Option("--base-url", help="Address of an OpenAI-compatible server, such as http://localhost:8000/v1."),
 ]
-Llm = Annotated[str | None, typer.Option("--llm", help="Model that writes: its name on the server, an id or a folder.")]
+Llm = Annotated[
+    str | None, typer.Option("--llm", help="Model that writes: its name on the server; in process an id or folder.")
+]
 Parallel = Annotated[int, typer.Option("--parallel", min=1, max=1024, help="Requests to the server at a time.")]
 MaxAttempts = Annotated[
     int, typer.Option("--max-attempts", min=1, help="Answers to try for a text before it is reported missing.")
@@ -109,14 +113,15 @@ ProbesDir = Annotated[Path, typer.Option("--probes", help="Folder that 'train' w
 Layer = Annotated[int | None, typer.Option("--layer", help="Layer to read; the best one unless given.")]
 
 
-def backend_options(**values: Any) -> Any:
-    """The writing options as ``BackendOptions``. Raises OptionError for a batch size that is no number."""
+def backend_options(given: Mapping[str, Any]) -> Any:
+    """The writing options among a command's own, as ``BackendOptions``. Raises OptionError for a bad batch size."""
     from strataprobe.generate.backends import BackendOptions
 
+    values = {f.name: given[f.name] for f in fields(BackendOptions) if f.name in given}
     size = values.pop("batch_size")
     if size != "auto" and not (size.isdecimal() and int(size) > 0):
         raise OptionError(f"--batch-size {size!r} is neither auto nor a number of texts.")
-    return BackendOptions(**values, batch_size="auto" if size == "auto" else int(size))
+    return BackendOptions(**values, timeout_s=given["timeout"], batch_size="auto" if size == "auto" else int(size))
 
 
 def parse_readouts(value: str) -> list[str] | None:

@@ -63,6 +63,7 @@ def run(
 
     Example: strataprobe run sentiment --model demo --out outputs/demo
     """
+    given = dict(locals())
     from strataprobe.pipeline import RunOptions
     from strataprobe.pipeline import run as run_pipeline
 
@@ -82,18 +83,7 @@ def run(
         data=data,
         n_per_class=n_per_class,
         backend=backend,
-        writing=o.backend_options(
-            base_url=base_url,
-            llm=llm,
-            parallel=parallel,
-            max_attempts=max_attempts,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            timeout_s=timeout,
-            dtype=dtype,
-            device=device,
-        ),
+        writing=o.backend_options(given),
         judge=judge,
         allow_missing=allow_missing,
         layers=layers,

@@ -12,6 +12,8 @@ from strataprobe.generate.prompts import Messages, messages
 from strataprobe.progress import Progress
 from strataprobe.recipe import Recipe
 
+_ENOUGH = 200
+_NEXT_TO_NONE = 0.02
 # What to say of answers that no check of a text has looked at.
 _ADVICE = {
     "truncated": "it was too long and was cut off",
@@ -23,8 +25,9 @@ _ADVICE = {
 class Asking:
     """One job of asking for the texts of ``plan``.
 
-    A rejected cell is asked again, at most ``max_attempts`` times in this process; the ledger numbers attempts on across
-    interruptions. Not for several threads: answers are settled one after another.
+    A rejected cell is asked again, at most ``max_attempts`` times, interruptions or not, until the job gives up; a later
+    one on the same ledger has as many attempts anew. When next to none of the first ``_ENOUGH`` answers was accepted,
+    nothing more is asked. Not for several threads: answers are settled one after another.
     """
 
     def __init__(
@@ -39,12 +42,13 @@ class Asking:
         self.recipe, self.plan, self.acceptance, self.ledger = recipe, plan, acceptance, ledger
         self.max_attempts = max_attempts
         self._bar = bar
-        self._asked_here: dict[str, int] = {}
         self._n_asked = self._n_accepted = 0
         self._started_s = time.monotonic()
         for entry in ledger.entries:
             if entry.accepted:
                 acceptance.remember(entry.text)
+        self._n_settled = len(ledger.entries) - ledger.n_before
+        self._n_good = sum(entry.accepted for entry in ledger.entries[ledger.n_before :])
 
     def open(self) -> list[Cell]:
         """The cells without an accepted text that may be asked (again), in plan order."""
@@ -55,8 +59,13 @@ class Asking:
         return [c for c in self.plan if self.ledger.accepted(c.id) is None]
 
     def may_ask(self, cell: Cell) -> bool:
-        """Whether this process has attempts left for a cell."""
-        return self._asked_here.get(cell.id, 0) < self.max_attempts
+        """Whether there are attempts left for a cell."""
+        return self.ledger.attempts(cell.id) < self.max_attempts and not self.is_hopeless
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so few answers are accepted that asking on would be a waste."""
+        return self._n_settled >= _ENOUGH and self._n_good < _NEXT_TO_NONE * self._n_settled
 
     def messages(self, cell: Cell, attempt: int | None = None) -> Messages:
         """The messages of a cell's ``attempt`` (its next one where None); from the second on they say what was wrong."""
@@ -83,8 +92,9 @@ class Asking:
             else:
                 entry = Entry(cell.id, attempt, text, model, rejection.check, rejection.found, rejection.advice)
         self.ledger.add(entry)
-        self._asked_here[cell.id] = self._asked_here.get(cell.id, 0) + 1
         self._n_asked += 1
+        self._n_settled += 1
+        self._n_good += entry.accepted
         if entry.accepted:
             self.acceptance.remember(text)
             self._n_accepted += 1

@@ -20,7 +20,6 @@ from strataprobe.neardup import near_duplicate_pairs
 from strataprobe.recipe import Recipe
 
 FORMAT_VERSION = 1
-LEAK_LIMIT = 0.90
 _WORD = re.compile(r"\w+(?:'\w+)?")
 _SENTENCE = re.compile(r"[^.!?]+")
 
@@ -39,7 +38,7 @@ def audit(
     labelled = [r for r in rows if r.label is not None]
     fields = [recipe.member_field] if recipe and recipe.member_field != "label" else []
     duplicates = _duplicates(rows)
-    banned = _banned(rows, checker_for(recipe) if recipe and recipe.banned_words else None)
+    banned = _banned(rows, checker_for(recipe) if recipe else None)
     report: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "n_texts": len(rows),

@@ -58,7 +58,7 @@ def _balance(labels: dict[str, int]) -> Finding:
 
 def _banned_finding(banned: dict[str, Any] | None) -> Finding:
     if banned is None:
-        return _finding("G002", "skipped", "the recipe bans no words, so naming the class was not looked for.")
+        return _finding("G002", "skipped", "there is no recipe, so naming the class was not looked for.")
     words = ", ".join(list(banned["words"])[:5])
     return _rule("G002", not banned["n_texts"], f"{banned['n_texts']:,} texts name the class or a member ({words}):"
                  " a probe may learn the word and not the concept; rewrite them.",
@@ -103,6 +103,9 @@ def _judge_finding(judge: dict[str, Any] | None) -> Finding:
         return _finding("G011", "skipped", "no second model was asked (--judge).")
     weakest = min(judge["by_class"], key=lambda name: judge["by_class"][name], default="")
     agrees = f"{judge['model']} agrees with {judge['agreement']:.0%} of {judge['n']:,} labels"
+    if 3 * judge["n_unclear"] > judge["n"]:
+        return _finding("G011", "warning", f"{judge['model']} named no class for {judge['n_unclear']:,} of {judge['n']:,}"
+                        " texts, so it says little of the labels: ask another judge.")  # fmt: skip
     return _rule("G011", judge["agreement"] >= LOW_AGREEMENT, f"{agrees}, least for {weakest}: read some of those texts,"
                  " and describe the classes more sharply.", f"{agrees}.")  # fmt: skip
 

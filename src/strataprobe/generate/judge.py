@@ -14,7 +14,8 @@ from strataprobe.dataset import Text
 from strataprobe.generate.backends import Backend, BackendOptions, open_backend
 from strataprobe.generate.cells import seeded
 from strataprobe.generate.prompts import Messages
-from strataprobe.progress import Progress
+from strataprobe.manifest import write_atomic
+from strataprobe.progress import Progress, note
 from strataprobe.recipe import Recipe
 
 JUDGED_NAME = "judged.jsonl"
@@ -43,18 +44,20 @@ class Judge:
         by_class: dict[str, list[bool]] = {}
         for (label, _), agrees in zip(pairs, right, strict=True):
             by_class.setdefault(label, []).append(agrees)
+        agreement = round(sum(right) / len(right), 4) if right else 0.0
+        note(f"judge: {self.backend.identity.name} agrees with {agreement:.1%} of {len(chosen):,} labels.")
         return {
             "model": self.backend.identity.name,
             "n": len(chosen),
             "n_unclear": sum(said is None for _, said in pairs),
-            "agreement": round(sum(right) / len(right), 4) if right else 0.0,
+            "agreement": agreement,
             "kappa": _kappa(pairs),
             "by_class": {name: round(sum(own) / len(own), 4) for name, own in sorted(by_class.items())},
             "disagreements": [row.id for row, agrees in zip(chosen, right, strict=True) if not agrees][:_N_SHOWN],
         }
 
     def _ask(self, recipe: Recipe, rows: Sequence[Text], path: Path) -> dict[str, str]:
-        known = _read(path)
+        known = _read(path, self.backend.identity.name)
         left = [row for row in rows if row.id not in known]
         with Progress("judge", len(rows), "texts", len(rows) - len(left)) as bar:
             for start in range(0, len(left), _AT_ONCE):
@@ -63,7 +66,8 @@ class Judge:
                 with path.open("a", encoding="utf-8", newline="\n") as file:
                     for row, answer in zip(batch, said, strict=True):
                         known[row.id] = answer or ""
-                        file.write(json.dumps({"id": row.id, "answer": known[row.id]}, ensure_ascii=False) + "\n")
+                        value = {"id": row.id, "judge": self.backend.identity.name, "answer": known[row.id]}
+                        file.write(json.dumps(value, ensure_ascii=False) + "\n")
                 bar.advance(len(batch))
         return known
 
@@ -121,18 +125,17 @@ def _kappa(pairs: Sequence[tuple[str, str | None]]) -> float | None:
     return round((observed - by_chance) / (1 - by_chance), 4)
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path, judge: str) -> dict[str, str]:
+    """The answers of that judge that are there, by the text's id; a torn last line and another judge's are dropped."""
     if not path.exists():
         return {}
-    found = {}
+    kept = {}
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             value = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             value = None
-        if isinstance(value, dict) and isinstance(value.get("id"), str):
-            found[value["id"]] = str(value.get("answer", ""))
-    path.write_text(
-        "".join(json.dumps({"id": i, "answer": a}, ensure_ascii=False) + "\n" for i, a in found.items()), "utf-8"
-    )
-    return found
+        if isinstance(value, dict) and isinstance(value.get("id"), str) and value.get("judge") == judge:
+            kept[value["id"]] = (line.decode("utf-8"), str(value.get("answer", "")))
+    write_atomic(path, "".join(line for line, _ in kept.values()))
+    return {name: answer for name, (_, answer) in kept.items()}

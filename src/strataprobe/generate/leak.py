@@ -47,18 +47,16 @@ def bag_of_words_leak(rows: Sequence[Text]) -> dict[str, Any]:
 
 
 def _sample(rows: Sequence[Text]) -> Sequence[Text]:
-    """The rows, or of too many those of some groups, chosen by the groups' names alone."""
+    """The rows, or of too many so many of each group and class, chosen by their ids alone."""
     n_most = _MAX_FITTED // max(len({r.label for r in rows}), 1)
     if len(rows) <= n_most:
         return rows
-    sizes = Counter(r.group for r in rows)
-    chosen: set[str] = set()
-    n = 0
-    for group in sorted(sizes, key=sha256_json):
-        if n + sizes[group] <= n_most:
-            chosen.add(group)
-            n += sizes[group]
-    return [r for r in rows if r.group in chosen]
+    rank: Counter[tuple[str, str | None]] = Counter()
+    ranked = []
+    for place, i in enumerate(sorted(range(len(rows)), key=lambda i: sha256_json(rows[i].id))):
+        rank[rows[i].group, rows[i].label] += 1
+        ranked.append((rank[rows[i].group, rows[i].label], place, i))
+    return [rows[i] for i in sorted(i for _, _, i in sorted(ranked)[:n_most])]
 
 
 def _fold_aucs(texts: list[str], labels: list[str], groups: list[str], names: list[str]) -> list[float]:

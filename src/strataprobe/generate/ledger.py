@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from strataprobe.errors import StageError
+
 # Hidden, so that it is no file of the finished folder and can stay until that is in place.
 LEDGER_NAME = ".ledger.jsonl"
+_GAVE_UP = '{"gave_up": true}\n'
 _ALWAYS = ("cell", "attempt", "text")
 
 
@@ -43,6 +46,8 @@ class Ledger:
     def __init__(self, path: Path, model: str = "") -> None:
         self._path, self.model = path, model
         self.entries: list[Entry] = []
+        self.n_before = 0
+        self._before: dict[str, int] = {}
         self._by_cell: dict[str, list[Entry]] = defaultdict(list)
         if path.exists():
             self._read()
@@ -63,6 +68,21 @@ class Ledger:
         self._file.flush()
         self._count(entry)
 
+    def give_up(self) -> None:
+        """Write that the attempts allowed are used up: a later job on this ledger has them anew."""
+        self._file.write(_GAVE_UP)
+        self._file.flush()
+        self._start_anew()
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether nothing was asked since the attempts allowed were used up."""
+        return bool(self._before) and self.n_before == len(self.entries)
+
+    def attempts(self, cell_id: str) -> int:
+        """How often a cell was asked, not counting what was before the attempts were last used up."""
+        return len(self.of(cell_id)) - self._before.get(cell_id, 0)
+
     def of(self, cell_id: str) -> list[Entry]:
         """The entries of one cell, in order."""
         return self._by_cell.get(cell_id, [])
@@ -80,25 +100,32 @@ class Ledger:
         self.entries.append(entry)
         self._by_cell[entry.cell].append(entry)
 
+    def _start_anew(self) -> None:
+        self.n_before = len(self.entries)
+        self._before = {cell: len(entries) for cell, entries in self._by_cell.items()}
+
     def _read(self) -> None:
         kept_bytes = 0
         with self._path.open("rb") as file:
-            for line in file:
-                entry = _parsed(line)
-                if entry is None:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):  # the job was killed while it wrote this
                     break
-                self._count(entry)
+                if line == _GAVE_UP.encode():
+                    self._start_anew()
+                else:
+                    self._count(_parsed(line, f"{self._path}, line {number}"))
                 kept_bytes += len(line)
         os.truncate(self._path, kept_bytes)
 
 
-def _parsed(line: bytes) -> Entry | None:
-    if not line.endswith(b"\n"):
-        return None
+def _parsed(line: bytes, place: str) -> Entry:
+    """The entry of a line. Raises StageError, naming the line, for one that holds something else."""
     try:
         value = json.loads(line)
         entry = Entry(**{**value, "parts": tuple(value.get("parts", ()))})
+        words = (entry.cell, entry.text, entry.model, entry.check, entry.found, entry.advice, *entry.parts)
+        if type(entry.attempt) is int and all(isinstance(word, str) for word in words):
+            return entry
     except (ValueError, TypeError, AttributeError):
-        return None
-    words = (entry.cell, entry.text, entry.model, entry.check, entry.found, entry.advice, *entry.parts)
-    return entry if type(entry.attempt) is int and all(isinstance(w, str) for w in words) else None
+        pass
+    raise StageError(f"{place} is damaged: take that line out of the file and run the same command again.")

@@ -28,6 +28,7 @@ _STYLES = ("diary", "message", "letter", "conversation", "report", "post")
 _CONTRACTING = ("message", "conversation", "post")
 # Texts of one class in one world are told apart by their acts, and by their scene where no scene is told twice: so many
 # times more choices of acts than texts are wanted.
+_FEWEST_WORLDS = 10
 _ROOM, _ROOM_WITH_SCENES_AGAIN = 1.4, 2.2
 # How many sentences on the act follow the scene, and how often.
 _ACTS = {1: 15, 2: 60, 3: 25}
@@ -117,8 +118,8 @@ def _number_of_worlds(recipe: Recipe, material: ActMaterial, n_per_class: int) -
     for acts_of_a_world in range(2, n_acts + 1):
         n_worlds = n_acts // acts_of_a_world
         if sum(comb(acts_of_a_world, k) for k in _ACTS) >= room * n_per_class / n_worlds:
-            return n_worlds
-    return 1
+            return max(n_worlds, _FEWEST_WORLDS)
+    return _FEWEST_WORLDS
 
 
 class ActWriter:
