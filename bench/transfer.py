@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 import strataprobe as sp
+from strataprobe.bagofwords import logits_against_rest, tfidf
 from strataprobe.metrics import clustered_auc, macro_auc
 from strataprobe.pipeline import RunOptions, run
 from strataprobe.progress import set_quiet
@@ -33,13 +34,8 @@ WRITTEN = "brije/cognitive_actions_stratified_4500.jsonl"
 
 def tfidf_logits(texts: list[str], labels: list[str], others: list[str], names: list[str]) -> np.ndarray:
     """Logits (n, C) on ``others`` of the bag-of-words classifier, one class against the rest."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    X, other = vectorizer.fit_transform(texts), vectorizer.transform(others)
-    fits = (LogisticRegression(C=1, max_iter=1000).fit(X, np.array(labels) == name) for name in names)
-    return np.stack([fit.decision_function(other) for fit in fits], axis=1)
+    X, other, _ = tfidf(texts, others)
+    return logits_against_rest(X, np.array([names.index(label) for label in labels]), other, len(names))
 
 
 def lexicon(texts: list[str]) -> np.ndarray:
@@ -62,7 +58,9 @@ def transfer_sentiment(folder: Path) -> dict[str, Any]:
         y = np.array([r.label == "positive" for r in labelled], dtype=int)
         groups = np.array([r.group for r in labelled])
         texts = [r.text for r in labelled]
-        words = tfidf_logits([r.text for r in trained], [str(r.label) for r in trained], texts, ["positive"])[:, 0]
+        words = tfidf_logits(
+            [r.text for r in trained], [str(r.label) for r in trained], texts, ["negative", "positive"]
+        )[:, 1]
         found = sp.evaluate(probes, data)
         rows.append(
             {

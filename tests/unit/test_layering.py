@@ -12,7 +12,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = REPO / "src" / "strataprobe"
 ROWS = (
-    ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "textfiles"),
+    ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "bagofwords", "textfiles"),
     ("dataset",),
     ("modelerrors", "modelfiles", "models"),
     ("store",),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from strataprobe.bagofwords import NoWordsError, fit_class, logits_against_rest, tfidf
 from strataprobe.dataset import Text
 from strataprobe.manifest import sha256_json
 
@@ -60,8 +61,6 @@ def _sample(rows: Sequence[Text]) -> Sequence[Text]:
 
 
 def _fold_aucs(texts: list[str], labels: list[str], groups: list[str], names: list[str]) -> list[float]:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold
 
@@ -69,33 +68,22 @@ def _fold_aucs(texts: list[str], labels: list[str], groups: list[str], names: li
     columns = [1] if len(names) == 2 else range(len(names))
     aucs = []
     for train, test in GroupKFold(_FOLDS).split(texts, y, groups):
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-        try:
-            X = vectorizer.fit_transform([texts[i] for i in train])
-        except ValueError:  # no words at all
+        if any(len(set(y[part] == k)) < 2 for part in (train, test) for k in columns):
             continue
-        X_test = vectorizer.transform([texts[i] for i in test])
-        found = []
-        for k in columns:
-            if len(set(y[train] == k)) < 2 or len(set(y[test] == k)) < 2:
-                continue
-            model = LogisticRegression(C=1, solver="newton-cg", tol=1e-5, max_iter=1000).fit(X, y[train] == k)
-            found.append(float(roc_auc_score(y[test] == k, model.decision_function(X_test))))
-        if len(found) == len(columns):
-            aucs.append(float(np.mean(found)))
+        try:
+            X, X_test, _ = tfidf([texts[i] for i in train], [texts[i] for i in test])
+        except NoWordsError:
+            continue
+        logits = logits_against_rest(X, y[train], X_test, len(names))
+        aucs.append(float(np.mean([roc_auc_score(y[test] == k, logits[:, k]) for k in columns])))
     return aucs
 
 
 def _top_words(texts: list[str], labels: list[str], names: list[str], n: int = 15) -> dict[str, list[str]]:
     """The words and pairs of words that speak most for each class."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
-    X = vectorizer.fit_transform(texts)
-    words = vectorizer.get_feature_names_out()
+    X, _, words = tfidf(texts)
     top: dict[str, list[str]] = {}
     for name in names:
-        model = LogisticRegression(C=1, solver="newton-cg", tol=1e-5, max_iter=1000).fit(X, np.array(labels) == name)
-        top[name] = [str(words[i]) for i in np.argsort(-model.coef_[0], kind="stable")[:n]]
+        weights = fit_class(X, np.array(labels) == name).coef_[0]
+        top[name] = [words[i] for i in np.argsort(-weights, kind="stable")[:n]]
     return top

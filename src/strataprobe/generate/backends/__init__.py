@@ -59,6 +59,8 @@ def check_name(name: str) -> None:
 
 def default_llm(name: str, options: BackendOptions, model: str) -> str | None:
     """The model that ``open_backend`` will use; None where the server decides."""
+    if name == "builtin":
+        return None
     return options.llm or {"ollama": OLLAMA_MODEL, "transformers": model}.get(name)
 
 
