@@ -58,9 +58,8 @@ def transfer_sentiment(folder: Path) -> dict[str, Any]:
         y = np.array([r.label == "positive" for r in labelled], dtype=int)
         groups = np.array([r.group for r in labelled])
         texts = [r.text for r in labelled]
-        words = tfidf_logits(
-            [r.text for r in trained], [str(r.label) for r in trained], texts, ["negative", "positive"]
-        )[:, 1]
+        fit_texts, fit_labels = [r.text for r in trained], [str(r.label) for r in trained]
+        words = tfidf_logits(fit_texts, fit_labels, texts, ["negative", "positive"])[:, 1]
         found = sp.evaluate(probes, data)
         rows.append(
             {

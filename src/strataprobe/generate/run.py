@@ -75,6 +75,8 @@ def generate(
         note(f"generate: {out} is complete, skipped.")
         return done
     asked = writer or open_backend(backend, options, recipe.model)
+    if backend in ("ollama", "transformers") and not options.llm:
+        note(f"llm: {asked.identity.name} (auto: the usual one of this backend)")
     # a judge on a server is looked for now, one in this process when the writer is no longer needed
     judged_by = open_judge(judge, backend, options) if judge and backend != "transformers" else None
     stage.begin()

@@ -8,24 +8,34 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from strataprobe.errors import BackendError, OptionError
+from strataprobe.generate.acceptance import cleaned
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import OLLAMA_MODEL, BackendOptions
-from strataprobe.generate.backends.chat import Chat, Counts, Traits, library
-from strataprobe.generate.backends.failures import Denied, Failure, Gone, Patience
-from strataprobe.generate.backends.places import Place, checked_url, listing, sentence, without_folders
+from strataprobe.generate.backends.chat import Chat, Counts, Reply, Traits, library
+from strataprobe.generate.backends.failures import Denials, Denied, Failure, Gone, Patience, printable
+from strataprobe.generate.backends.places import (
+    Place,
+    checked_url,
+    known_as,
+    listing,
+    no_such_model,
+    sentence,
+    without_folders,
+)
 from strataprobe.generate.cells import Cell
 from strataprobe.generate.prompts import Messages
 from strataprobe.manifest import ModelIdentity, sha256_json
 from strataprobe.progress import note
 
 _T = TypeVar("_T")
-_SHORT_TOKENS = 16
+# Enough for a short answer and for the thoughts of a model that must think first.
+_SHORT_TOKENS = 256
 _LARGEST_SEED = 2**31 - 1
 _CHECK_S = 30.0
 
 
 class Server:
-    """A model behind a server, ``name`` "openai" or "ollama".
+    """A model behind a server, ``name`` "openai" or "ollama"; ``option`` is what the user names the model with.
 
     Raises BackendError when the server is not there, wants a key, is none of this kind, or has not the model; OptionError
     for an address that is missing or cannot be one.
@@ -36,11 +46,12 @@ class Server:
     busy_patience_s = 600.0
     first_wait_s = 0.5
 
-    def __init__(self, name: str, options: BackendOptions) -> None:
-        self.name, self._options = name, options
+    def __init__(self, name: str, options: BackendOptions, option: str = "--llm") -> None:
+        self.name, self.option, self._options = name, option, options
         self._place = Place(name, checked_url(name, options.base_url))
         self._counts, self._traits = Counts(), Traits()
         self._models: list[str] | None = None
+        self._has_answered = False
         self._model = options.llm or ""
         library()
         try:
@@ -48,7 +59,7 @@ class Server:
         except (Gone, Denied, Failure) as problem:
             raise self._sentence(problem) from None
         self._model = self._chosen(options.llm or (OLLAMA_MODEL if name == "ollama" else None))
-        self.identity = ModelIdentity(name=without_folders(self._model), revision="unknown")
+        self.identity = ModelIdentity(name=printable(without_folders(self._model)), revision="unknown")
 
     def write(self, asking: Asking, seed: int) -> None:
         """Ask for the open cells, ``parallel`` at a time; a rejected one is asked again after all the others.
@@ -57,19 +68,19 @@ class Server:
         """
 
         async def ask(chat: Chat, cell: Cell) -> Cell | None:
-            attempt = len(asking.ledger.of(cell.id)) + 1
-            reply = await chat.ask(
-                self._model,
-                asking.messages(cell),
-                self._options.temperature,
-                _seed_of(seed, cell.id, attempt),
-                self._options.max_new_tokens,
-            )
+            if not asking.may_ask(cell):
+                return None
+            own_seed = _seed_of(seed, cell.id, len(asking.ledger.of(cell.id)) + 1)
+            wanted = (self._options.temperature, own_seed, self._options.max_new_tokens)
+            reply = await self._reply(chat, denials, cell.id, asking.messages(cell), wanted)
             accepted = asking.settle(cell, reply.text, reply.problem)
             return None if accepted or not asking.may_ask(cell) else cell
 
+        cells = asking.open()
+        known = len(asking.missing()) < len(asking.plan)
+        denials = Denials(len(cells), self._has_answered, known)
         try:
-            self._pool(asking.open(), ask)
+            self._pool(cells, ask)
         except (Gone, Denied) as problem:
             n, missing = len(asking.plan), len(asking.missing())
             raise self._sentence(
@@ -81,10 +92,11 @@ class Server:
         found: list[str | None] = [None] * len(prompts)
 
         async def ask(chat: Chat, place: int) -> None:
-            reply = await chat.ask(self._model, prompts[place], 0.0, 0, _SHORT_TOKENS)
+            reply = await self._reply(chat, denials, place, prompts[place], (0.0, 0, _SHORT_TOKENS))
             if reply.problem is None or reply.problem[0] == "truncated":
-                found[place] = reply.text.strip() or None
+                found[place] = cleaned(reply.text) or None
 
+        denials = Denials(len(prompts), self._has_answered)
         try:
             self._pool(range(len(prompts)), ask)
         except (Gone, Denied) as problem:
@@ -92,14 +104,30 @@ class Server:
         return found
 
     def details(self) -> dict[str, Any]:
-        """Requests sent, requests sent again by kind of failure, and tokens where the server counts them."""
+        """Requests sent, those sent again by kind of failure, tokens where the server counts them, settings not taken."""
         counts = self._counts
         found: dict[str, Any] = {"requests": counts.requests, "retries": dict(sorted(counts.retries.items()))}
-        return {**found, "tokens": dict(sorted(counts.tokens.items()))} if counts.tokens else found
+        more = {"tokens": dict(sorted(counts.tokens.items())), "not_taken": sorted(self._traits.dropped)}
+        return found | {name: value for name, value in more.items() if value}
 
     def _chat(self, timeout_s: float) -> tuple[Chat, Patience]:
-        patience = Patience(self.patience_s, self.busy_patience_s, self.first_wait_s)
-        return Chat(self._place.url, timeout_s, self._counts, patience, self._traits), patience
+        patience = Patience(self.patience_s, self.busy_patience_s, self.first_wait_s, timeout_s)
+        return Chat(self._place, timeout_s, self._counts, patience, self._traits), patience
+
+    async def _reply(
+        self, chat: Chat, denials: Denials, prompt: object, messages: Messages, wanted: tuple[float, int, int]
+    ) -> Reply:
+        """The reply to one prompt, of which ``wanted`` says the temperature, seed and tokens. Raises Gone and Denied."""
+        try:
+            reply = await chat.ask(self._model, messages, *wanted)
+        except Denied as denied:
+            if denials.are_too_many(denied, prompt):
+                raise
+            return Reply("", denied.rejection)
+        if reply.problem is None or reply.problem[0] != "no_answer":
+            denials.good()
+            self._has_answered = True
+        return reply
 
     async def _listed(self) -> list[str] | None:
         """The server's models, waiting while it loads one."""
@@ -133,12 +161,14 @@ class Server:
             queue: asyncio.Queue[_T] = asyncio.Queue()
             for job in jobs:
                 queue.put_nowait(job)
-            async with self._chat(self._options.timeout_s)[0] as chat, asyncio.TaskGroup() as group:
+            opened, patience = self._chat(self._options.timeout_s)
+            async with opened as chat, asyncio.TaskGroup() as group:
                 n = max(1, min(self._options.parallel, len(jobs)))
-                workers = [group.create_task(work(chat, queue)) for _ in range(n)]
+                tasks = [group.create_task(work(chat, queue)) for _ in range(n)]
+                tasks.append(group.create_task(patience.watch()))
                 await queue.join()
-                for worker in workers:
-                    worker.cancel()
+                for task in tasks:
+                    task.cancel()
 
         try:
             if jobs:
@@ -153,25 +183,28 @@ class Server:
             raise BackendError(
                 f"What answers at {where} is not Ollama's API, whose address ends in /v1: mend --base-url."
             )
-        if self.name == "ollama" and wanted is not None and there is not None:
-            for known in (wanted, f"{wanted}:latest"):
-                if known in there:
-                    return known
-            raise BackendError(
-                f"Ollama at {where} has no model {wanted!r} (there: {listing(there)}): fetch it with `ollama pull"
-                f" {wanted}`, or take one that is there with --llm."
-            )
         if wanted is not None:
-            return wanted
+            known = known_as(wanted, there or ())
+            if known is None and self.name == "ollama":
+                raise BackendError(
+                    f"Ollama at {where} has no model {wanted!r} (there: {listing(there)}): fetch it with `ollama pull"
+                    f" {wanted}`, or take one that is there with {self.option}."
+                )
+            if known is None and there is not None and len(there) > 1:  # a server of one model may take any name for it
+                raise BackendError(no_such_model(self._place, wanted, there, self.option))
+            return known or wanted
         if there is not None and len(there) == 1:
-            note(f"generate: asking {without_folders(there[0])}, the only model of the server at {where}.")
+            shown = printable(without_folders(there[0]))
+            note(f"generate: asking {shown}, the only model of the server at {where}.")
             return there[0]
         if there:
-            raise OptionError(f"The server at {where} has several models: take one with --llm ({listing(there)}).")
-        raise OptionError(f"The server at {where} does not say which models it has: name one with --llm.")
+            raise OptionError(
+                f"The server at {where} has several models: take one with {self.option} ({listing(there)})."
+            )
+        raise OptionError(f"The server at {where} does not say which models it has: name one with {self.option}.")
 
     def _sentence(self, problem: Gone | Denied | Failure, kept: str = "") -> BackendError:
-        return BackendError(sentence(problem, self._place, self._model, self._models, kept))
+        return BackendError(sentence(problem, self._place, self._model, self._models, kept, self.option))
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
