@@ -27,12 +27,14 @@ class Quick(Server):
     """The same with little patience."""
 
     patience_s = 0.4
-    busy_patience_s = 0.9
+    busy_patience_s = 0.6
     first_wait_s = 0.02
 
 
-def nothing_left_behind(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A fixture's body: no key of the user's and no notes before; no task or connection left behind afterwards."""
+@pytest.fixture(autouse=True)
+def tidy(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For all tests of a module that imports it: no key of the user's and no notes; nothing left open afterwards."""
+    pytest.importorskip("openai")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     set_quiet(True)
     gc.freeze()  # what there was before need not be looked through

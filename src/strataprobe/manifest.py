@@ -216,6 +216,9 @@ class StageFolder:
     """
 
     def __init__(self, final: Path, stage: str, key: dict[str, Any]) -> None:
+        final = final if final.name not in ("", "..") else final.resolve()
+        if not final.name:
+            raise StageError(f"{final} cannot be a stage folder: choose another --out.")
         self.final, self.stage, self.key = final, stage, json.loads(json.dumps(key))
         self.work = final.with_name(f".{final.name}.partial")
 
@@ -233,6 +236,8 @@ class StageFolder:
             ) from error
         if self.final.is_dir() and not any(self.final.iterdir()):
             return None
+        if self.final.is_dir() and not (self.final / MANIFEST_NAME).exists():
+            raise StageError(f"{self.final} holds other files and no {MANIFEST_NAME}: choose another --out.")
         manifest = read_manifest(self.final, self.stage)
         theirs = {**manifest.config, **manifest.inputs}
         if theirs != self.key:

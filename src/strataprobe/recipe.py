@@ -18,6 +18,23 @@ from strataprobe.errors import RecipeError
 
 Readout = Literal["last", "mean", "last-text"]
 
+# What a row of texts has anyway: no field of a recipe's own may be called so.
+_ROW_FIELDS = frozenset(
+    [
+        "id",
+        "text",
+        "split",
+        "group",
+        "score",
+        "domain",
+        "trigger",
+        "language_style",
+        "persona",
+        "backend",
+        "model",
+        "attempt",
+    ]
+)
 _FILE_NAME_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -130,6 +147,13 @@ class Recipe(_Strict):
             raise ValueError(f"recipe name {value!r} may hold only letters, digits, '_' and '-'")
         return value
 
+    @field_validator("label_field", "member_field")
+    @classmethod
+    def _field_is_not_taken(cls, value: str) -> str:
+        if value in _ROW_FIELDS or not value.strip():
+            raise ValueError(f"{value!r} is a field that every row has: choose another name")
+        return value
+
     @field_validator("readouts")
     @classmethod
     def _readouts_are_distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -140,6 +164,8 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _classes_are_distinct(self) -> Self:
         names = [c.name for c in self.classes]
+        if self.label_field == self.member_field:
+            raise ValueError(f"label_field and member_field are both {self.label_field!r}: they must differ")
         if len(names) < 2:
             raise ValueError("classes: a recipe needs at least two classes")
         doubled = sorted({n for n in names if names.count(n) > 1})
@@ -190,6 +216,8 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "there is no such field; docs/recipes.md lists those there are"
         raise RecipeError(f"recipe {where}: {place + ': ' if place else ''}{message}.") from error
 
 

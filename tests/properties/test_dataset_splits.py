@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strataprobe.dataset import Text, fill_groups, fill_splits, split_by_group
-from strataprobe.neardup import near_duplicate_groups, near_duplicate_pairs, shingles, similarity
+from strataprobe.neardup import NearDuplicates, near_duplicate_groups, near_duplicate_pairs, shingles, similarity
 
 SHARES = (0.70, 0.15, 0.15)
 words = st.sampled_from(["rain", "sun", "lamp", "coat", "seat", "job", "the", "a", "and", "we"])
@@ -71,3 +71,24 @@ def test_groups_are_the_chains_of_near_duplicates(texts: list[str]) -> None:
         for k in joined:
             reach[k] = joined
     assert found == [min(reach[i]) for i in range(len(texts))]
+
+
+@settings(max_examples=40)
+@given(
+    texts=st.lists(st.lists(words, max_size=14).map(" ".join), max_size=110),
+    framed=st.booleans(),
+    threshold=st.sampled_from([0.2, 0.5, 0.55, 0.6, 2 / 3, 0.75, 1.0]),
+)
+def test_texts_added_one_by_one_are_compared_as_if_each_were_with_each(
+    texts: list[str], framed: bool, threshold: float
+) -> None:
+    texts = [f"it was in the early spring of that year {text}" if framed else text for text in texts]
+    sets = [shingles(t) for t in texts]
+    seen = NearDuplicates(threshold)
+    for j, text in enumerate(texts):
+        assert seen.like(text) == [i for i in range(j) if similarity(sets[i], sets[j]) >= threshold]
+        seen.add(text)
+    pairs = near_duplicate_pairs(texts, threshold)
+    assert all(similarity(sets[i], sets[j]) >= threshold for i, j in pairs)
+    like = {j for j in range(len(texts)) for i in range(j) if similarity(sets[i], sets[j]) >= threshold}
+    assert {j for _, j in pairs} == like

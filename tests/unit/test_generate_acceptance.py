@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from scripted_backend import three_classes
@@ -24,6 +22,18 @@ def check_of(text: str, recipe: Recipe = ENGLISH, prompt: str = "") -> str:
 
 REJECTED = {
     "empty": ["", "   \n\t ", "...", "?!", "\u200b\ufeff\u2060", "😅 😅", "<think>I had a day off and walked.", "—"],
+    "control": [
+        "I sat\x1b[2J on the step.",
+        "I sat\x00 on the step.",
+        "I sat \u202eon the step.",
+        "I sat.\u2028I stood.",
+        "I sat.\u2029I stood.",
+        "I sat \x9bon the step.",
+        "I saw \ud83d it.",
+        "I saw \ue000 it.",
+        "I sat.\rI stood.",
+        "I saw \U000e0041 it.",
+    ],
     "refusal": [
         "I'm sorry, but I can't help with that.",
         "I’m sorry, but I can’t assist with this request.",
@@ -53,6 +63,9 @@ REJECTED = {
         "Certainly.\nI walked to the shop.",
         "Below is the text you wanted:\nI walked home.",
         "Title: The Walk\nI walked home.",
+        "The Walk\n\nI walked home.",
+        "This is a short new story:\nI walked home.",
+        "Here is a new version. I walked home.",
         "Diary entry: I walked home.",
         "Text 2: I walked home.",
         "A day at sea:\nI sat in the boat.",
@@ -146,6 +159,18 @@ LEFT_ALONE = [
     "I took note: two eggs, no milk.",
     "Dear Anna,\nI walked home.",
     "Dear Anna:\nI walked home along the river.",
+    "Dear Anna,\n\nI walked home. I slept.",
+    "Hi Tom!\n\nI walked home.",
+    "Dear Anna\n\nI walked home.",
+    "3. Mai 2020\n\nI walked home.",
+    "Monday evening\n\nI walked home.",
+    "I walked home.\n\nI slept.",
+    "I walked home.\tI slept.\r\nI woke.",
+    "I waved my flag \U0001f3f4\U000e0067\U000e0062\U000e007f and left.",
+    "This is a new story for us, and I told my sister at once.",
+    "This is my new draft and I sent it before dawn.",
+    "Here is my new draft. I sent it before dawn.",
+    "Here is the first message I got from my brother in a year.",
     "I walked home - slowly - and slept.",
     "I bought 3.5 kilos of plums for 2.20 each.",
     "In 1999. I remember it well.",
@@ -183,7 +208,11 @@ def test_a_text_that_only_resembles_what_is_rejected_is_left_alone(text: str) ->
         ({"sentences": [2, 2]}, "I met Dr. Hale at 3 p.m. on the pier. We talked.", ""),
         ({"sentences": [2, 2]}, "I walked home.", "sentences"),
         ({"sentences": [2, 2]}, "I walked home. I slept. I woke.", "sentences"),
-        ({"sentences": [1, 1]}, "I paid 3.50 for it... and left.", "sentences"),
+        ({"sentences": [1, 1]}, "I paid 3.50 for it... and left.", ""),
+        ({"sentences": [1, 1]}, "I paid 3.50 for it... Then I left.", "sentences"),
+        ({"sentences": [1, 1]}, "Dear Mum,\n\nI baked the bread.", ""),
+        ({"sentences": [1, 1]}, "Hi Tom!\n\nI baked the bread.", ""),
+        ({"sentences": [2, 2]}, "I baked the bread.\n\nI ate it.", ""),
         ({"sentences": [1, 1]}, "I waited… and waited.", ""),
         ({"sentences": [2, 2]}, "I waited… Nobody came.", ""),
         ({"sentences": [1, 1]}, "I walked home. 😅", ""),
@@ -196,23 +225,6 @@ def test_sentences_and_words_are_counted_against_the_recipe(recipe: dict, text: 
     limits = {"sentences": [1, 6], "words": [1, 120], **recipe}
     found = Acceptance(three_classes(writing=limits), check_language=False).find(text)
     assert (found.check if found else "") == check
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        ("  I walked home.\n", "I walked home."),
-        ("<think>They want a walk.</think>\n\nI walked home.", "I walked home."),
-        ("\n<think>\nOne.\n\nTwo.\n</think>I walked home.", "I walked home."),
-        ("They want a walk, so a walk.\n</think>\n\nI walked home.", "I walked home."),
-        ("<thinking>A walk.</thinking> I walked home.", "I walked home."),
-        ("<think>They want a walk, and then", ""),
-        ("\ufeffI wal\u00adked home.\u200b", "I walked home."),
-        ("I think < think > is no tag.", "I think < think > is no tag."),
-    ],
-)
-def test_what_surrounds_a_text_is_taken_off(answer: str, text: str) -> None:
-    assert cleaned(answer) == text
 
 
 def test_words_of_the_request_are_not_to_be_repeated() -> None:
@@ -240,14 +252,6 @@ def test_a_text_is_accepted_once_and_near_copies_not_at_all() -> None:
     assert acceptance.find(other) is None
 
 
-@pytest.mark.parametrize(
-    "answer", ['"I walked home and slept."', "“I walked home and slept.”", ' "I walked home and slept. " ']
-)
-def test_quotation_marks_round_a_whole_answer_are_taken_off(answer: str) -> None:
-    assert cleaned(answer) == "I walked home and slept."
-    assert cleaned('"Home," I said, "at last."') == '"Home," I said, "at last."'
-
-
 def test_every_rejection_says_what_to_do_otherwise() -> None:
     acceptance = Acceptance(ENGLISH)
     advice = {}
@@ -258,25 +262,3 @@ def test_every_rejection_says_what_to_do_otherwise() -> None:
     assert len(set(advice.values())) == len(REJECTED)
     assert "parasol" in advice["banned_word"]
     assert all(a.startswith(("it ", "its ", "there ", "nobody ")) for a in advice.values())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I walked " * 5_000 + "home.",
-        "I" + " \n" * 20_000 + "walked.",
-        "I went" + "!" * 20_000 + "x",
-        "I said '" * 5_000 + ".",
-        "‘I " * 5_000 + ".",
-        "Here is " * 5_000 + ".",
-        "_ " * 10_000 + "text",
-        "<think>" * 5_000,
-        "I wrote " + "ab" * 40_000 + ".",
-    ],
-)
-def test_a_very_long_answer_is_judged_quickly(text: str) -> None:
-    acceptance = Acceptance(ENGLISH, check_language=False)
-    started_s = time.process_time()
-    for check in acceptance._checks.values():
-        check(cleaned(text), "a prompt")
-    assert time.process_time() - started_s < 1.5

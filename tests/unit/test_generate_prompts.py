@@ -7,8 +7,9 @@ import re
 import pytest
 
 from scripted_backend import three_classes
+from strataprobe.generate.acceptance import _languages
 from strataprobe.generate.cells import Cell, make_cells
-from strataprobe.generate.prompts import concept_lines, forbidden, messages, request
+from strataprobe.generate.prompts import LANGUAGES, concept_lines, forbidden, messages, request
 from strataprobe.generate.words import checker_for
 from strataprobe.recipe import Recipe, load_recipe
 
@@ -91,6 +92,10 @@ def test_a_class_without_a_description_is_asked_for_by_its_name() -> None:
     [
         ({"language": "de"},
          "Write one short text in German, in the first person: 2 to 4 complete sentences, 12 to 120 words."),
+        ({"language": "sv", "first_person": False},
+         "Write one short text in Swedish: 2 to 4 complete sentences, 12 to 120 words."),
+        ({"language": "zh", "first_person": False},
+         "Write one short text in Chinese: 2 to 4 complete sentences, 12 to 120 characters."),
         ({"language": "nds", "first_person": False, "sentences": [1, 2]},
          "Write one short text in nds: 1 to 2 complete sentences, 12 to 120 words."),
     ],
@@ -98,6 +103,12 @@ def test_a_class_without_a_description_is_asked_for_by_its_name() -> None:
 def test_language_and_person_are_the_recipes(writing: dict, first: str) -> None:
     recipe = three_classes(writing=writing)
     assert request(recipe, make_cells(recipe, 1, 0)[0]).split("\n")[0] == first
+
+
+def test_the_languages_with_a_name_are_those_that_can_be_checked() -> None:
+    assert set(LANGUAGES) <= _languages()
+    assert len(LANGUAGES) >= 30
+    assert "nds" not in LANGUAGES
 
 
 def test_a_second_attempt_says_what_was_wrong_with_the_first() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +20,11 @@ from scripted_server import (
     good_text,
     model_list,
 )
-from server_jobs import Quick, asking, nothing_left_behind, once, prompt, quick, whole
+from server_jobs import Quick, asking, once, prompt, quick, whole
+from server_jobs import tidy as tidy
 from strataprobe.errors import BackendError
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
-
-pytest.importorskip("openai")
-
-
-@pytest.fixture(autouse=True)
-def tidy(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key of the user's, no notes, and no task or connection left behind."""
-    yield from nothing_left_behind(caplog, monkeypatch)
 
 
 def test_every_cell_is_asked_for_once_and_several_are_at_a_time(tmp_path: Path) -> None:
@@ -83,6 +75,11 @@ def test_a_request_says_all_that_makes_its_answer_whatever_the_order(tmp_path: P
         ("no_answer", document({"object": "chat.completion", "choices": []})),
         ("no_answer", document(["text"])),
         ("no_answer", document({"choices": [{"message": "text"}]})),
+        ("refusal", error(403, "requires moderation: the input was flagged")),
+        ("refusal", error(400, "potentially violating our usage policy", code="invalid_prompt")),
+        ("no_answer", error(400, "This model's maximum context length is 64 tokens.")),
+        ("no_answer", error(413, "too large")),
+        ("no_answer", error(422, "cannot make sense of it")),
     ],
 )
 def test_an_answer_that_is_no_text_is_kept_with_its_reason_and_asked_again(
@@ -130,10 +127,11 @@ def test_it_works_where_an_event_loop_is_running(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameter", "status", "message", "left"),
     [
-        ("seed", 400, "Unknown parameter: 'seed'.", {"max_tokens"}),
-        ("seed", 422, "Extra inputs are not permitted: body.seed", {"max_tokens"}),
+        ("seed", 400, "Unknown parameter: 'seed'.", {"temperature", "max_tokens"}),
+        ("seed", 422, "Extra inputs are not permitted: body.seed", {"temperature", "max_tokens"}),
+        ("temperature", 400, "'temperature' does not support 0.7, unsupported value", {"seed", "max_tokens"}),
         ("max_tokens", 400, "Unsupported parameter: use 'max_completion_tokens', not 'max_tokens'.",
-         {"seed", "max_completion_tokens"}),
+         {"seed", "temperature", "max_completion_tokens"}),
     ],
 )  # fmt: skip
 def test_a_setting_that_the_server_does_not_take_is_left_out_or_renamed(
@@ -147,9 +145,23 @@ def test_a_setting_that_the_server_does_not_take_is_left_out_or_renamed(
         backend.write(job, 0)
         whole(job)
     assert len(job.ledger.entries) == 8
-    assert set(server.requests[-1]) == {"model", "messages", "temperature", *left}
+    assert set(server.requests[-1]) == {"model", "messages", *left}
     assert backend.details()["retries"] == {"parameter": len(server.requests) - 8}
+    assert backend.details().get("not_taken", []) == sorted({"seed", "temperature"} - set(server.requests[-1]))
     assert 1 <= len(server.requests) - 8 <= 4
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    ["invalid temperature: must be <= 2", "temperature: Input should be less than or equal to 2 (invalid)"],
+)
+def test_a_setting_that_is_out_of_range_is_said_and_not_left_out(tmp_path: Path, complaint: str) -> None:
+    with ScriptedServer(lambda n, body: error(400, complaint)) as server, asking(tmp_path) as job:
+        backend = quick(server, parallel=1, temperature=3.0)
+        with pytest.raises(BackendError, match=r"denies the request \(status 400: .*temperature"):
+            backend.write(job, 0)
+        assert len(server.requests) == 1
+    assert "not_taken" not in backend.details()
 
 
 def test_a_complaint_that_no_other_form_mends_ends_the_job(tmp_path: Path) -> None:
@@ -160,16 +172,17 @@ def test_a_complaint_that_no_other_form_mends_ends_the_job(tmp_path: Path) -> No
 
 
 def test_short_answers_come_in_order_and_none_where_none_came() -> None:
+    said = {"3": None, "4": "<think>Is it 1 or 2?</think>\n4!", "5": "<think>Is it 1, or is it", "6": "6! \ud83d"}
+
     def script(number: int, body: dict[str, Any]) -> Answer:
         asked = prompt(body)
-        if asked == "3":
-            return completion(None)
-        return replace(completion(f" {asked}! ", finish="length"), wait_s=0.01 * (7 - int(asked)))
+        answer = said.get(asked, f" {asked}! ")
+        return replace(completion(answer, finish="length"), wait_s=0.01 * (7 - int(asked)))
 
     with ScriptedServer(script) as server:
         found = quick(server).answers([[{"role": "user", "content": str(i)}] for i in range(7)])
-        assert found == ["0!", "1!", "2!", None, "4!", "5!", "6!"]
-        assert {(b["temperature"], b["max_tokens"]) for b in server.requests} == {(0.0, 16)}
+        assert found == ["0!", "1!", "2!", None, "4!", None, "6! ?"]
+        assert {(b["temperature"], b["max_tokens"]) for b in server.requests} == {(0.0, 256)}
         assert quick(server).answers([]) == []
         server.die()
         with pytest.raises(BackendError):

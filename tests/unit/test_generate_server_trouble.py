@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,17 +27,12 @@ from scripted_server import (
     good_text,
     page,
 )
-from server_jobs import Quick, asking, nothing_left_behind, once, prompt, quick, whole
+from server_jobs import Quick, asking, once, prompt, quick, whole
+from server_jobs import tidy as tidy
 from strataprobe.errors import BackendError
 from strataprobe.generate.asking import Asking
 
-pytest.importorskip("openai")
-
-
-@pytest.fixture(autouse=True)
-def tidy(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No key of the user's, no notes, and no task or connection left behind."""
-    yield from nothing_left_behind(caplog, monkeypatch)
+HUGE = completion("I went home. " * 90_000)
 
 
 def test_a_rate_limit_is_waited_out_as_long_as_the_server_asks(tmp_path: Path) -> None:
@@ -62,12 +58,16 @@ def test_a_rate_limit_is_waited_out_as_long_as_the_server_asks(tmp_path: Path) -
         ("timeout", replace(completion(good_text(77)), wait_s=1.0)),
         ("timeout", replace(completion(good_text(77)), drip_s=0.2)),
         ("unreadable", page()),
+        ("unreadable", Answer(b"[" * 200_000)),
+        ("unreadable", HUGE),
+        ("unreadable", Answer(gzip.compress(HUGE.body), headers={"Content-Encoding": "gzip"})),
+        ("unreadable", error(400, "no " * 400_000)),
         ("unreadable", Answer(completion(good_text(77)).body[:-9], headers={"Content-Type": "application/json"})),
     ],
 )
 def test_what_may_pass_is_asked_again_and_leaves_no_entry(tmp_path: Path, kind: str, answer: Answer) -> None:
     with ScriptedServer(once(3, answer)) as server, asking(tmp_path) as job:
-        backend = quick(server, timeout_s=0.6 if kind == "timeout" else 30.0)
+        backend = quick(server, timeout_s=0.4 if kind == "timeout" else 30.0)
         backend.write(job, 0)
         whole(job)
     assert len(job.ledger.entries) == 8
@@ -134,7 +134,7 @@ def test_a_server_that_only_refuses_for_now_is_given_longer(tmp_path: Path) -> N
             BackendError, match=r"takes no more requests \(status 429: slow down\): 0 of 8 .*--parallel"
         ):
             quick(server).write(job, 0)
-        assert 0.85 < time.monotonic() - started_s < 4
+        assert 0.55 < time.monotonic() - started_s < 4
     with (
         ScriptedServer(lambda n, body: error(429, headers={"Retry-After": "3600"})) as server,
         asking(tmp_path) as job,
@@ -154,6 +154,42 @@ def test_a_server_too_slow_for_the_time_limit_is_said_to_be(tmp_path: Path) -> N
     ):
         quick(server, timeout_s=0.1).write(job, 0)
     assert job.ledger.entries == []
+
+
+def test_an_error_that_is_nested_without_end_is_one_without_words(tmp_path: Path) -> None:
+    nested = Answer(b"[" * 200_000, 400)
+    with (
+        ScriptedServer(lambda n, body: nested) as server,
+        asking(tmp_path) as job,
+        pytest.raises(BackendError, match=r"denies the request \(status 400\)"),
+    ):
+        quick(server).write(job, 0)
+
+
+@pytest.mark.parametrize(("parallel", "n_good"), [(1, 0), (4, 5)])
+def test_a_server_that_hangs_is_given_up_soon_after_the_time_limit(tmp_path: Path, parallel: int, n_good: int) -> None:
+    def script(number: int, body: dict[str, Any]) -> Answer:
+        return completion(good_text(number)) if number <= n_good else replace(completion("late"), wait_s=2.0)
+
+    with ScriptedServer(script) as server, asking(tmp_path) as job:
+        backend = quick(server, parallel=parallel, timeout_s=0.6)
+        backend.patience_s = 0.2
+        started_s = time.monotonic()
+        with pytest.raises(BackendError, match=rf"no answer within 0.6 s\): {n_good} of 8 texts"):
+            backend.write(job, 0)
+        assert 0.6 < time.monotonic() - started_s < 0.6 + 0.2 + 0.35  # not two time limits
+
+
+def test_a_slow_model_is_given_as_long_again_when_one_of_its_answers_is_lost(tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> Answer:
+        return replace(completion(good_text(number)), wait_s=2.0 if number == 2 else 0.2)
+
+    with ScriptedServer(script) as server, asking(tmp_path, 1) as job:
+        backend = quick(server, parallel=1, timeout_s=0.4)
+        backend.patience_s = 0.1
+        backend.write(job, 0)
+        whole(job)
+    assert backend.details()["retries"] == {"timeout": 1}
 
 
 def test_out_of_hundreds_of_troubled_requests_none_is_lost_or_doubled(tmp_path: Path) -> None:
@@ -206,7 +242,7 @@ def test_ctrl_c_ends_the_job_at_once_and_keeps_what_there_is(tmp_path: Path, not
 
     with ScriptedServer(script) as server, asking(tmp_path) as job:
         backend = quick(server)
-        timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer = threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT))
         started_s = time.monotonic()
         timer.start()
         with pytest.raises(KeyboardInterrupt):

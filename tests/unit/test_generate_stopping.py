@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from grammar_decoder import END, NOBODY, ON_AND_ON, START, Chain, grammar_decoder, texts_chain
 from inprocess_jobs import job, loop
-from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, SENTENCES, Stops, Watch, token_texts
+from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, SENTENCES, Stops, Watch, first_part, token_texts
 from strataprobe.generate.words import count_sentences
 from strataprobe.models import wrap_model
 
@@ -58,6 +59,38 @@ def test_a_text_that_does_not_end_is_truncated_and_one_that_ends_in_time_is_not(
     assert [(e.text, e.check) for e in ended] == [(NOBODY, "sentences")] * 2
 
 
+def stop_of(text: str) -> tuple[str | None, str]:
+    """Why a text written character by character stops with four sentences at most, and what was written by then."""
+    texts = sorted(set(text))
+    stops = Stops(texts, len(texts), [], 4, torch.device("cpu"))
+    watch = Watch(stops, 1)
+    for place, character in enumerate(text):
+        if watch(torch.tensor([[texts.index(character)]]))[0]:
+            return stops.reason(int(watch.states[0])), text[: place + 1]
+    return None, text
+
+
+@pytest.mark.parametrize("head", ["Dear Mum,", "Hi Mum!", "3 March", "The walk", "(late)", "Well..."])
+def test_a_blank_line_before_the_first_sentence_is_over_ends_no_text(head: str) -> None:
+    text = f"{head}\n\nI baked the bread. It rose."
+    assert stop_of(text) == (None, text)
+    assert first_part(text) == text
+    assert stop_of(f"{text}\n\nNote the rest") == (BLANK_LINE, f"{text}\n\n")
+    assert first_part(f"{text}\n \nNote the rest") == text
+
+
+@pytest.mark.parametrize("text", ["I baked.", "Why not? I baked", "I baked! It rose!", "\n\nI baked (twice.)"])
+def test_a_blank_line_after_a_sentence_ends_a_text(text: str) -> None:
+    assert stop_of(f"{text}\n\nMore of it.")[0] == BLANK_LINE
+    assert first_part(f"{text}\n\nMore of it.") == text.strip()
+
+
+def test_pauses_are_no_sentences() -> None:
+    text = "I sat... and sat... and sat... and sat... and sat. I left."
+    assert stop_of(text) == (None, text)
+    assert stop_of(text.replace("...", "."))[0] == SENTENCES
+
+
 PIECES = [
     "x",
     " x",
@@ -91,21 +124,23 @@ def test_the_stop_for_sentences_comes_exactly_when_the_text_has_too_many(pieces:
         why = stops.reason(int(watch.states[0]))
         assert bool(done[0]) == (why is not None)
         if why == SENTENCES:
-            assert count_sentences(before) <= most < count_sentences(text)
+            assert most < count_sentences(text)
+            assert ".." in text or count_sentences(before) <= most
             break
         if why == BLANK_LINE:
-            head, _, _ = text.lstrip().partition("\n\n")
+            head = first_part(text)
+            assert text.strip() == head or text.lstrip()[len(head) :].lstrip(" ").startswith("\n")
             assert any(c.isalnum() for c in head)
-            assert "\n" in text
+            assert count_sentences(head) >= 1
             break
-        assert count_sentences(text) <= most or "a. b. c" in piece
+        assert count_sentences(text) <= most or "a. b. c" in piece or ".." in text
 
 
 def test_rows_are_followed_apart_and_a_row_that_is_over_counts_no_more() -> None:
-    texts = ["a", " b.", "", "\n"]
+    texts = ["a", " b.", "", "\n", "c."]
     stops = Stops(texts, 6, [2], 1, torch.device("cpu"))
     watch = Watch(stops, 4)
-    for column in ([0, 1, 0, 5], [2, 0, 3, 5], [1, 0, 3, 5], [1, 1, 0, 0]):
+    for column in ([0, 1, 4, 5], [2, 0, 3, 5], [1, 0, 3, 5], [1, 1, 0, 0]):
         watch(torch.tensor(column)[:, None])
     assert watch.lengths.tolist() == [2, 4, 3, 4]
     assert [stops.reason(s) for s in watch.states.tolist()] == [ENDED, None, BLANK_LINE, None]

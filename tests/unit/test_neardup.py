@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from strataprobe.neardup import near_duplicate_groups, near_duplicate_pairs, shingles, similarity
+import time
+
+from strataprobe.neardup import (
+    MOST_PAIRS_A_TEXT,
+    NearDuplicates,
+    near_duplicate_groups,
+    near_duplicate_pairs,
+    shingles,
+    similarity,
+)
 
 TEXT = "My sister called me about the job and I could not stop smiling at the wall."
 
@@ -43,3 +52,44 @@ def test_a_frame_that_hundreds_share_does_not_join_them() -> None:
         f"I want to say this now and here: number{i} other{i} third{i} fourth{i} fifth{i} sixth{i}." for i in range(400)
     ]
     assert near_duplicate_groups(framed) == list(range(400))
+
+
+FRAME = " ".join(f"f{i}" for i in range(14))
+
+
+def framed(number: int, own: int = 18, frame: str = FRAME) -> str:
+    """A text of ``own`` words of its own after a frame that many share."""
+    return frame + "".join(f" n{number}w{i}" for i in range(own))
+
+
+def test_near_copies_within_a_frame_that_thousands_share_are_found() -> None:
+    texts = [framed(i) for i in range(3_000)]
+    near = texts[7].replace("n7w17", "other")
+    seen = NearDuplicates(0.55)
+    for text in texts:
+        assert seen.like(text) == []
+        seen.add(text)
+    assert seen.like(near) == [7]
+    assert seen.like(texts[2_999]) == [2_999]
+    assert near_duplicate_pairs([*texts, near, texts[5]]) == [(7, 3_000), (5, 3_001)]
+    assert near_duplicate_groups([*texts, near, texts[5]]) == [*range(3_000), 7, 5]
+
+
+def test_short_texts_of_one_frame_are_found_among_hundreds_of_longer_ones() -> None:
+    seen = NearDuplicates(0.55)
+    for i in range(220):
+        seen.add(framed(i))
+    seen.add(f"{FRAME} x y z")
+    assert seen.like(f"{FRAME} x y w") == [220]
+    assert seen.like(f"{FRAME} x y z") == [220]
+
+
+def test_a_mass_of_near_duplicates_is_one_group_and_pairs_stay_in_proportion() -> None:
+    texts = [framed(i, own=3) for i in range(1_500)]
+    started_s = time.process_time()
+    assert near_duplicate_groups(texts) == [0] * 1_500
+    pairs = near_duplicate_pairs(texts)
+    assert time.process_time() - started_s < 5
+    assert {j for _, j in pairs} == set(range(1, 1_500))
+    assert len(pairs) <= MOST_PAIRS_A_TEXT * 1_500
+    assert len(near_duplicate_pairs([TEXT] * 300)) <= MOST_PAIRS_A_TEXT * 300

@@ -22,6 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments, prog_name="strataprobe")
     except StrataprobeError as error:
         _leave(str(error), USER_CAN_MEND)
+    except SystemExit as left:  # how the command line library ends an interrupted command
+        if left.code != INTERRUPTED:
+            raise
+        _leave("interrupted; the same command goes on where this one stopped.", INTERRUPTED)
     except KeyboardInterrupt:
         _leave("interrupted; the same command goes on where this one stopped.", INTERRUPTED)
     except OSError as error:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from strataprobe.generate.patterns import (
+    CONTROL,
     FINISHED,
     LIST,
     PICTURES_AT_END,
@@ -19,7 +20,7 @@ from strataprobe.generate.patterns import (
     THOUGHTS,
     UNSEEN,
 )
-from strataprobe.generate.words import checker_for, count_sentences, is_first_person
+from strataprobe.generate.words import UNSPACED_LANGUAGES, checker_for, count_sentences, is_first_person
 from strataprobe.neardup import NearDuplicates
 from strataprobe.recipe import Recipe
 
@@ -30,9 +31,12 @@ _COPIED_WORDS = 8
 # Surer than this that the text is in another language than the one asked for.
 _OTHER_LANGUAGE = 0.9
 
+# A text with more than so many characters for each word that it may have is not looked at any further.
+_CHARACTERS_A_WORD = 20
+_LONGEST_FINDING = 80
+
 _WORD = re.compile(r"\w[^\s\u2013\u2014]*")
 _SPACED = re.compile(r"\w+")
-_UNSPACED_LANGUAGES = frozenset(["zh", "ja", "th", "km", "lo", "my"])
 # Languages that a short text does not tell apart.
 _ALIKE = ({"no", "nb", "nn", "da"}, {"hr", "bs", "sr"}, {"id", "ms"}, {"cs", "sk"}, {"gl", "pt"})
 
@@ -47,7 +51,11 @@ class Rejection:
 
 
 def cleaned(answer: str) -> str:
-    """An answer without white space around it, a reasoning model's thoughts before it, or quotation marks round it all."""
+    """An answer without white space around it, a reasoning model's thoughts before it, or quotation marks round it all.
+
+    Halves of a character that have lost the other half are replaced, so that the text can be written to a file.
+    """
+    answer = answer.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\r\n", "\n")
     text = THOUGHTS.sub("", UNSEEN.sub("", answer)).strip()
     quoted = QUOTED.fullmatch(text)
     return quoted.group(1).strip() if quoted else text
@@ -55,6 +63,9 @@ def cleaned(answer: str) -> str:
 
 class Acceptance:
     """The checks for one recipe, and the texts accepted so far.
+
+    A text far longer than any that is wanted (20 characters for each word it may have) is rejected before all other checks
+    but the first. Blank lines are white space: letters and diaries pass, whoever wrote them.
 
     ``find`` names what is wrong with a text, ``remember`` takes an accepted one into account. English texts are checked
     for the first person and for inflections; in other languages banned words match as they
@@ -64,10 +75,12 @@ class Acceptance:
     def __init__(self, recipe: Recipe, check_language: bool = True) -> None:
         self._recipe = recipe
         self._words = checker_for(recipe)
+        self._unit = "characters" if recipe.writing.language in UNSPACED_LANGUAGES else "words"
         self._near = NearDuplicates(TOO_CLOSE)
         self._exact: set[str] = set()
         checks: dict[str, Callable[[str, str], str | None]] = {
             "empty": self._empty,
+            "control": self._control,
             "refusal": self._refusal,
             "preamble": self._preamble,
             "list": self._list,
@@ -91,7 +104,11 @@ class Acceptance:
         for name, check in self._checks.items():
             found = check(text, prompt)
             if found is not None:
+                found = found[:_LONGEST_FINDING]
                 return Rejection(name, found, self._advice(name, found))
+            if name == "empty" and len(text) > _CHARACTERS_A_WORD * self._recipe.writing.words[1]:
+                found = f"{len(text):,} characters"
+                return Rejection("length", found, self._advice("length", found))
         return None
 
     def remember(self, text: str) -> None:
@@ -102,14 +119,16 @@ class Acceptance:
     def _advice(self, check: str, found: str) -> str:
         low, high = self._recipe.writing.sentences
         few, many = self._recipe.writing.words
+        unit = "" if self._unit in found else f" {self._unit}"
         return {
+            "control": "it held characters that are no text",
             "refusal": "it was no text but an apology",
             "preamble": "it held an introduction or a comment",
             "list": "it held a list or other formatting",
             "quotes": "it held quotation marks",
             "unfinished": "its last sentence was not finished",
             "sentences": f"it had {found}, and {low} to {high} are wanted",
-            "length": f"it had {found}, and {few} to {many} are wanted",
+            "length": f"it had {found}, and {few} to {many}{unit} are wanted",
             "language": "it was in another language",
             "first_person": "nobody in it said I, me or my",
             "banned_word": f"it used the word {found}",
@@ -120,6 +139,10 @@ class Acceptance:
 
     def _empty(self, text: str, _: str) -> str | None:
         return None if _WORD.search(text) else "no words"
+
+    def _control(self, text: str, _: str) -> str | None:
+        match = CONTROL.search(text)
+        return f"U+{ord(match.group()):04X}" if match else None
 
     def _refusal(self, text: str, _: str) -> str | None:
         return _matched(REFUSAL, text)
@@ -143,11 +166,8 @@ class Acceptance:
 
     def _length(self, text: str, _: str) -> str | None:
         low, high = self._recipe.writing.words
-        if self._recipe.writing.language in _UNSPACED_LANGUAGES:
-            n, unit = len(re.sub(r"\W", "", text)), "characters"
-        else:
-            n, unit = len(_WORD.findall(text)), "words"
-        return None if low <= n <= high else f"{n} {unit}"
+        n = len(re.sub(r"\W", "", text)) if self._unit == "characters" else len(_WORD.findall(text))
+        return None if low <= n <= high else f"{n} {self._unit}"
 
     def _language(self, text: str, _: str) -> str | None:
         wanted = self._recipe.writing.language

@@ -134,43 +134,47 @@ shelves; thief thieves; wolf wolves; foot feet; tooth teeth; mouse mice; goose g
 """
 VERBS = [group.split() for group in _IRREGULAR.split(";")]
 # Words of their own besides being a form of another: banned themselves, they do not ban that one.
-OF_THEIR_OWN = frozenset(
-    "bore bit bound found ground left lay rose saw wound shot felt fell light lying leaves lives people had has".split()
-)
+_OWN = "bore bit bound found ground left lay rose saw wound shot felt fell light lying leaves lives people had has"
+OF_THEIR_OWN = frozenset(_OWN.split())
 
 # Words that look like another with an ending; what they are made of, if anything, is another matter.
-WHOLE = frozenset(
-    """
-    longing willing meaning being evening morning ceiling building wedding nothing something anything everything during
-    king ring sing thing string spring wing sling bring clothing outing inning cunning darling duckling pudding sibling
-    herring lightning shilling sterling stocking awning farthing gosling earring offing hearing saying bearing
-    question mention station nation motion notion passion mission version session section fashion caution portion fiction
-    function action ration potion lotion option region legion million billion union onion pension tension faction
-    fraction auction suction sanction mansion vision religion opinion champion companion position condition tradition
-    edition ambition petition addition vacation location vocation occasion profession
-    number matter letter better dinner corner offer order answer bother bitter mother father brother sister tender minor
-    major butter summer winter hammer ladder paper power tower shower flower water master meter metre former temper
-    ladder cover over under never ever after other another rather either neither whether together later latter river
-    silver finger linger longer ginger hunger anger danger stranger manner banner batter utter gutter litter glitter
-    shutter cluster counter center charter quarter barter mister pepper copper upper supper zipper slipper proper
-    fever lever clever wonder ponder tinder cinder border folder shoulder elder alder adder bladder udder fodder shatter
-    scatter platter tatter clatter chatter barrier carrier terrier courier soldier premier cashier frontier
-    doctor actor factor tractor motor tutor error mirror terror horror minister sinister
-    business witness harness governess comment moment cement element document monument garment segment fragment
-    torment apartment department parliament experiment instrument ornament sentiment basement pavement compartment
-    reply supply family early ally rely belly jelly ugly only holy bully july italy fly hardly lately nearly barely really
-    likely lonely homely costly deadly scarcely
-    party army story country county city body lady baby study sorry pretty money honey journey chimney valley alley
-    penny puppy poppy daddy mummy nanny ferry berry cherry merry curry hurry carry marry dairy fairy diary daisy weary
-    very every many any enemy envoy navy ivory gravy heavy bevy levy ruby duty beauty county bounty booty pity mercy
-    ready steady tidy candy handy sandy body bunny belly rally tally sally dolly folly jolly holly trolley
-    handful awful unless bless stable table cable able fable capable constable vegetable
-    quality charity vanity gravity university community city unity dignity entity identity facility
-    finance balance romance distance instance chance dance glance advance science sentence silence audience fence hence
-    evidence experience sequence essence pence
-    united used seed need feed weed speed indeed hundred sacred naked wicked rugged ragged crooked beloved kindred
-    red bed shed wed sled bred fled news lens less glass bus gas thus plus yes this his its is was has as us
-    under until unto uncle union unit unite uniform universe unique
-    final metal moral general formal mineral animal capital hospital signal royal loyal
-    """.split()
-)
+_ALONE = """
+longing willing meaning being evening morning ceiling building wedding nothing something anything everything during
+king ring sing thing string spring wing sling bring clothing outing inning cunning darling duckling pudding sibling
+herring lightning shilling sterling stocking awning farthing gosling earring offing hearing saying bearing
+question mention station nation motion notion passion mission version session section fashion caution portion fiction
+function action ration potion lotion option region legion million billion union onion pension tension faction
+fraction auction suction sanction mansion vision religion opinion champion companion position condition tradition
+edition ambition petition addition vacation location vocation occasion profession
+number matter letter better dinner corner offer order answer bother bitter mother father brother sister tender minor
+major butter summer winter hammer ladder paper power tower shower flower water master meter metre former temper
+ladder cover over under never ever after other another rather either neither whether together latter river
+silver finger linger ginger hunger anger danger stranger manner banner batter utter gutter litter glitter
+shutter cluster counter center charter quarter barter mister pepper copper upper supper zipper slipper proper
+fever lever clever wonder ponder tinder cinder border folder shoulder elder alder adder bladder udder fodder shatter
+scatter platter tatter clatter chatter barrier carrier terrier courier soldier premier cashier frontier
+doctor actor factor tractor motor tutor error mirror terror horror minister sinister
+business witness harness governess comment moment cement element document monument garment segment fragment
+torment apartment department parliament experiment instrument ornament sentiment basement pavement compartment
+reply supply family early ally rely belly jelly ugly only holy bully july italy fly hardly lately nearly barely really
+likely lonely homely costly deadly scarcely
+party army story country county city body lady baby study sorry pretty money honey journey chimney valley alley
+penny puppy poppy daddy mummy nanny ferry berry cherry merry curry hurry carry marry dairy fairy diary daisy weary
+very every many any enemy envoy navy ivory gravy heavy bevy levy ruby duty beauty county bounty booty pity mercy
+ready steady tidy candy handy sandy body bunny belly rally tally sally dolly folly jolly holly trolley
+handful awful unless bless stable table cable able fable capable constable vegetable
+quality charity vanity gravity university community city unity dignity entity identity facility
+finance balance romance distance instance chance dance glance advance science sentence silence audience fence hence
+evidence experience sequence essence pence
+united used seed need feed weed speed indeed hundred sacred naked wicked rugged ragged crooked beloved kindred
+red bed shed wed sled bred fled news lens less glass bus gas thus plus yes this his its is was has as us
+under until unto uncle union unit unite uniform universe unique
+copy irony posy treaty gully hobby lobby buddy petty fancy factory victory forty colony felony agony comedy tragedy
+liver cower sweater crater render wander hinder halter barber ledger badger member ember eager suffer differ foster monster
+chapter rubber bugger burger plaster oyster limber timber muster earnest honest modest incest priest interest forest
+harvest figment ferment lament pigment augment presence
+final metal moral general formal mineral animal capital hospital signal royal loyal
+"""
+WHOLE = frozenset(_ALONE.split())
+# Of these, what is no inflection of another word even if it is spelt like one.
+NO_INFLECTION = frozenset(["longing", "willing", "evening", "inning", "cunning", "darling", "pudding", "wedding"])

@@ -103,7 +103,7 @@ def _judge_finding(judge: dict[str, Any] | None) -> Finding:
         return _finding("G011", "skipped", "no second model was asked (--judge).")
     weakest = min(judge["by_class"], key=lambda name: judge["by_class"][name], default="")
     agrees = f"{judge['model']} agrees with {judge['agreement']:.0%} of {judge['n']:,} labels"
-    if 3 * judge["n_unclear"] > judge["n"]:
+    if 3 * judge["n_unclear"] > judge["n"] or not judge["n"]:
         return _finding("G011", "warning", f"{judge['model']} named no class for {judge['n_unclear']:,} of {judge['n']:,}"
                         " texts, so it says little of the labels: ask another judge.")  # fmt: skip
     return _rule("G011", judge["agreement"] >= LOW_AGREEMENT, f"{agrees}, least for {weakest}: read some of those texts,"

@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from strataprobe.generate.families import FAMILIES, OF_THEIR_OWN, VERBS, WHOLE
+from strataprobe.generate.families import FAMILIES, NO_INFLECTION, OF_THEIR_OWN, VERBS, WHOLE
 
 _FAMILY = [re.compile(family) for family in FAMILIES]
-_PARTICLES = frozenset("in out up down on off of to at by for with and or the a an not no as into over".split())
+_JOINING = "in out up down on off of to at by for with and or the a an not no as into over"
+_PARTICLES = frozenset(_JOINING.split())
 _MONOSYLLABLE = re.compile(r"[^aeiouy]*(?:qu)?[aeiouy][^aeiouwxy]")
 _SHORT_END = re.compile(r".*[^aeiou][aeiou][bdgklmnprtvz]")
 
@@ -27,7 +28,7 @@ def family_of(word: str) -> re.Pattern[str] | None:
 def forms_of(word: str) -> frozenset[str]:
     """The forms of a word: its inflections, and what one ending more or less makes of it.
 
-    A word of at most three letters that only joins others ("in", "of") has itself alone, and so has a contraction.
+    A word that only joins others ("in", "of") has itself alone, and so has a contraction.
     """
     if word in _PARTICLES or "'" in word or len(word) < 3:
         return frozenset([word])
@@ -71,7 +72,7 @@ def _stems(word: str) -> list[str]:
 
 
 def _verbal(word: str) -> set[str]:
-    """Plural, third person, past and participles; comparative and superlative."""
+    """Plural, third person, past and participles; comparative and superlative; who does it."""
     if re.search(r"[^aeiou]y$", word):
         stem = word[:-1]
         return {word, f"{stem}ies", f"{stem}ied", f"{word}ing", f"{word}s", f"{stem}ier", f"{stem}iest"}
@@ -83,7 +84,8 @@ def _verbal(word: str) -> set[str]:
     for stem in _stems(word):
         found |= {stem + ending for ending in ("ed", "ing", "ings", "er", "ers", "est")}
     plain = {word, f"{word}s", f"{word}es", *(stem + ending for stem in _stems(word) for ending in ("ed", "ing"))}
-    return {form for form in found if form in plain or form not in WHOLE}
+    plain -= NO_INFLECTION
+    return {form for form in found if form in plain or WHOLE.isdisjoint([form, form.removesuffix("s")])}
 
 
 def _derived(word: str) -> set[str]:
@@ -115,11 +117,17 @@ _CHANGES = (
 
 def _with_endings(word: str) -> set[str]:
     """A derived word with its plural, its adverb and its opposite: "lucky" gives "luckier", "luckily" and "unlucky"."""
-    found = _verbal(word) if word.endswith(("y", "able", "ation", "ment")) else {word, f"{word}s"}
+    if word.endswith("y") and not word.endswith(("ly", "ity", "cy")):
+        stem = word[:-1]
+        return {
+            word,
+            *(stem + ending for ending in ("ier", "iest", "ily", "iness")),
+            f"un{word}",
+            f"un{stem}ily",
+        } - WHOLE
+    found = {word, f"{word}s"}
     if word.endswith(("ful", "less", "al", "ive")):
         found |= {f"{word}ly", f"{word}ness"}
-    elif word.endswith("y") and not word.endswith(("ly", "ity", "cy")):
-        found |= {f"{word[:-1]}ily", f"{word[:-1]}iness", f"un{word}", f"un{word[:-1]}ily"}
     return found - WHOLE
 
 

@@ -75,7 +75,7 @@ class Judge:
 def open_judge(model: str, backend: str, options: BackendOptions) -> Judge:
     """The judge ``model``, on the server that writes; beside the built-in writer on ``--base-url``, else on Ollama."""
     name = backend if backend != "builtin" else ("openai" if options.base_url else "ollama")
-    return Judge(open_backend(name, replace(options, llm=model), model))
+    return Judge(open_backend(name, replace(options, llm=model), model, "--judge"))
 
 
 def question(recipe: Recipe, text: str) -> Messages:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from strataprobe.generate.cells import Cell
+from strataprobe.generate.words import UNSPACED_LANGUAGES
 from strataprobe.recipe import Recipe
 
 Messages = list[dict[str, str]]
 
-_LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese",
-              "nl": "Dutch", "pl": "Polish", "ru": "Russian", "ja": "Japanese", "zh": "Chinese", "ar": "Arabic"}  # fmt: skip
+# The languages that the check of language knows well; any other is asked for by its code.
+LANGUAGES = {
+    "en": "English", "de": "German", "fr": "French", "es": "Spanish", "it": "Italian", "pt": "Portuguese", "nl": "Dutch",
+    "sv": "Swedish", "da": "Danish", "no": "Norwegian",
+    "fi": "Finnish", "et": "Estonian", "lv": "Latvian", "lt": "Lithuanian", "pl": "Polish", "cs": "Czech", "sk": "Slovak",
+    "hu": "Hungarian", "ro": "Romanian", "bg": "Bulgarian", "sl": "Slovenian", "hr": "Croatian", "el": "Greek",
+    "ru": "Russian", "uk": "Ukrainian", "tr": "Turkish", "ar": "Arabic", "he": "Hebrew", "fa": "Persian", "hi": "Hindi",
+    "id": "Indonesian", "vi": "Vietnamese", "th": "Thai", "ko": "Korean", "ja": "Japanese", "zh": "Chinese",
+}  # fmt: skip
 
 
 def messages(recipe: Recipe, cell: Cell, rejected: str = "") -> Messages:
@@ -24,10 +32,11 @@ def request(recipe: Recipe, cell: Cell) -> str:
     writing = recipe.writing
     low, high = writing.sentences
     fewest, most = writing.words
+    unit = "characters" if writing.language in UNSPACED_LANGUAGES else "words"
     lines = [
-        f"Write one short text in {_LANGUAGES.get(writing.language, writing.language)}"
+        f"Write one short text in {LANGUAGES.get(writing.language, writing.language)}"
         + (", in the first person" if writing.first_person else "")
-        + f": {low} to {high} complete sentences, {max(fewest, 1)} to {most} words.",
+        + f": {low} to {high} complete sentences, {max(fewest, 1)} to {most} {unit}.",
         "",
         f"Where it plays: {cell.domain}, {cell.trigger}.",
         f"Who writes: {cell.persona}.",

@@ -13,6 +13,13 @@ from strataprobe.generate.prompts import forbidden, request
 from strataprobe.generate.words import checker_for
 from strataprobe.recipe import Recipe
 
+# Hardly a text of a few sentences does without these.
+_FUNCTION_WORDS = (
+    "the", "a", "an", "and", "or", "but", "of", "to", "in", "on", "at", "for", "with", "from", "by", "as", "is",
+    "was", "were", "be", "been", "had", "have", "has", "did", "do", "not", "no", "it", "that", "this", "he", "she",
+    "they", "we", "you", "my", "me", "his", "her", "its", "our", "their", "all", "so", "then", "when", "what",
+    "which", "who", "there", "here", "up", "out", "if",
+)  # fmt: skip
 _FEW_GROUPS = 20
 _MANY_TEXTS_A_SITUATION = 10
 _FEW_WORDS_A_SENTENCE = 4
@@ -22,7 +29,7 @@ def check_recipe(recipe: Recipe, *, n_per_class: int | None = None, seed: int = 
     """What ``generate`` would do with a recipe, as JSON values.
 
     ``plan`` counts texts and situations, ``prompts`` holds the requests of the first pair, ``forbidden`` the words no text
-    may use, ``findings`` permanent codes R001 to R007, each with a level and what to do. Raises OptionError for a number
+    may use, ``findings`` permanent codes R001 to R008, each with a level and what to do. Raises OptionError for a number
     below 1.
     """
     n = recipe.n_per_class if n_per_class is None else n_per_class
@@ -57,6 +64,7 @@ def check_recipe(recipe: Recipe, *, n_per_class: int | None = None, seed: int = 
             _lengths(recipe),
             _suffix(recipe),
             _builtin(recipe),
+            _writable(recipe),
         ],
     }
 
@@ -147,3 +155,15 @@ def _builtin(recipe: Recipe) -> Finding:
     except OptionError as error:
         return {"code": "R007", "level": "ok", "message": str(error)}
     return {"code": "R007", "level": "ok", "message": "the built-in writer can write it, and so can any --backend."}
+
+
+def _writable(recipe: Recipe) -> Finding:
+    checker = checker_for(recipe)
+    needed = [word for word in ("i", *_FUNCTION_WORDS) if recipe.writing.language == "en" and checker.find(word)]
+    return _finding(
+        "R008",
+        not needed,
+        f"no text may use {', '.join(needed[:6])}, and hardly any does without: every answer would be rejected, so name the "
+        "classes otherwise or take those words out of banned_words.",
+        "no word that every text needs is banned.",
+    )

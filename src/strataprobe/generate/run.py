@@ -87,7 +87,7 @@ def generate(
         with Ledger(stage.work / LEDGER_NAME, asked.identity.name) as ledger:
             _refuse_another_writer(ledger)
             missing = _ask(recipe, plan, ledger, asked, options, seed, allow_missing)
-            if missing and not allow_missing:
+            if missing and not (allow_missing and _has_every_class(missing, plan)):
                 raise BackendError(_what_is_missing(missing, plan, ledger))
     except OptionError:
         shutil.rmtree(stage.work)  # no restart under these options can end better
@@ -169,6 +169,12 @@ def _ask(
     if missing:
         ledger.give_up()
     return missing
+
+
+def _has_every_class(missing: Sequence[Cell], plan: Sequence[Cell]) -> bool:
+    """Whether the texts that are there, few or many, are of every class: else no probe can be trained on them."""
+    without = Counter(cell.label for cell in missing)
+    return all(n > without[label] for label, n in Counter(cell.label for cell in plan).items())
 
 
 def _rows(recipe: Recipe, plan: Sequence[Cell], ledger: Ledger, backend: str) -> tuple[list[Text], list[int]]:

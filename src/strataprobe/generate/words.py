@@ -6,12 +6,29 @@ import re
 from collections.abc import Iterable
 
 from strataprobe.generate.forms import family_of, forms_of
+from strataprobe.generate.patterns import GREETING
 from strataprobe.recipe import Recipe
 
 _TOKEN = re.compile(r"[a-z]+(?:'[a-z]+)?")
 # In capitals US is a country, ME an illness; "i.e." is nobody.
 _FIRST_PERSON = re.compile(
-    r"\b(?:(?:[Ii](?!\.e\b)|[Mm]e|[Mm]y|MY|[Mm]ine|[Ww]e|WE|[Uu]s|[Oo]ur|OUR|[Oo]urs)\b|(?:[Mm]y|[Oo]ur)sel(?:f|ves)\b)"
+    r"\b(?:(?:[Ii](?!\.e\b)|[Mm]e|[Mm]y|MY|[Ww]e|WE|[Uu]s|[Oo]ur|OUR|[Oo]urs)\b|(?:[Mm]y|[Oo]ur)sel(?:f|ves)\b)"
+)
+# "Mine" is a person's where no noun can be: after "of", "is" or "than", and as the subject of a sentence or clause.
+_MINE = re.compile(
+    r"\b(?:of|(?:i|wa|')s|are|were|been?|being|becomes?|became|not|than|like|as|and|or|but|on|in|with|beside|against|over"
+    r"|under|near|from|for|by|into|onto|behind|next to|called?) mine\b(?! (?:shaft|worker|owner|field|entrance)s?\b)"
+    r"|\bto mine(?=\s*[.,;:!?]|\s*$)"
+    r"|(?:\A|[.!?,;:\u2026\u2013\u2014]\s+|\n)[Mm]ine\b(?! (?:shaft|worker|owner|field|entrance|closure)s?\b)"
+)
+_RULERS = (
+    r"(?:Elizabeth|James|Charles|William|George|Edward|Henry|Richard|Mary|Anne|Napoleon|Nicholas|Alexander|Francis|Ivan"
+    r"|Otto|Frederick|Leopold|Peter|Paul|John|Louis|Philip|Catherine|Ferdinand|Franz|Wilhelm|Carlos|Pedro|Haile)"
+)
+# A number that looks like the writer: "Elizabeth I ruled", "World War I".
+_THE_FIRST = re.compile(
+    rf"(?:(?:\A|(?<=[.!?]\s))|\b(?:King|Queen|Pope|Emperor|Empress|Tsar|Czar|Kaiser|under|of|by)\s+){_RULERS}(?: \w+)? I\b"
+    r"(?!')|\b(?:World War|Part|Chapter|Type|Phase|Act|Volume|Book|Article|Section|Stage) I\b(?!')"
 )
 _CLOSING = r"[\"')\]\u2019\u201d\u00bb]*"
 _SENTENCE_END = re.compile(
@@ -22,7 +39,24 @@ _SENTENCE_END = re.compile(
 # A full stop after one of these ends no sentence; after one of the second kind it does where a capital follows.
 _TITLE = re.compile(r"(?<!\w)(?:mr|mrs|ms|dr|prof|st|mt|sgt|capt|lt|col|rev|sra?|vs|approx|ca|nr|hr)\.$", re.IGNORECASE)
 _SHORTENED = re.compile(r"(?<!\w)(?:[ap]\.m|e\.g|i\.e|u\.[sk]|etc)\.$", re.IGNORECASE)
+# "No. 5"; an initial, as in "J. R. Smith", unless what follows begins a sentence.
+_NUMBERED = re.compile(r"(?<!\w)(?:No|Nos|Nr|Vol|Ch|Fig|pp?)\.$")
+_NUMBER_NEXT = re.compile(r"\s+\d")
+_INITIAL = re.compile(r"(?<![\w.])(?:[A-Z]\.)*[A-Z]\.$")
+_NAME_NEXT = re.compile(
+    r"\s+(?:[A-Z]\.|(?!(?:A|An|The|He|She|It|We|You|They|My|Our|His|Her|Its|Their|This|That|These|Those|There|Then|And|But|So"
+    r"|Or|Nor|Yet|In|On|At|By|For|From|With|To|Of|As|If|When|While|After|Before|Since|Until|Because|Not|No|Nobody|Nothing"
+    r"|Every\w*|Some\w*|Any\w*|All|One|Two|What|Who|Why|How|Where|Still|Now|Later|Next|Once|Even|Just|Only|Here|I)\b)[A-Z]\w)"
+)
+_LOWER_NEXT = re.compile(r"\s+[^\W\d_A-Z]")
 _CAPITAL_NEXT = re.compile(r"\s+[^\w\s]*[^\W\da-z_]|\s*$")
+# The first line of a letter: who it is to, and no sentence.
+_SALUTATION = re.compile(
+    rf"\A\W*(?:{GREETING})\b[^\n.?!]{{0,60}}[,:!]?[ \t]*\n",
+    re.IGNORECASE,
+)
+# Languages that put no spaces between words; lengths are counted in characters there.
+UNSPACED_LANGUAGES = frozenset(["zh", "ja", "th", "km", "lo", "my"])
 # Pictures, with what joins and colours them, are no sentence.
 _PICTURES = re.compile(r"[\s\u200d\ufe0e\ufe0f\u2190-\u2bff\U0001f000-\U0001faff\U000e0020-\U000e007f]*")
 
@@ -101,22 +135,31 @@ def checker_for(recipe: Recipe) -> WordChecker:
 def count_sentences(text: str) -> int:
     """Number of sentences: ends in ".", "!" or "?" before a space or the end; an unfinished last one counts.
 
-    "Dr. Hale" and "3 p.m. on Monday" have no end in them, nor has an ellipsis before a small letter.
+    "Dr. Hale", "J. R. Smith", "No. 5" and "3 p.m. on Monday" have no end in them, nor has an ellipsis before a small
+    letter. A blank line is white space, and a salutation ("Dear Mum,", "Hi Tom!") belongs to the first sentence.
     """
+    text = _SALUTATION.sub("", text)
     ends = [m for m in _SENTENCE_END.finditer(text) if _is_end(text, m)]
     tail = text[ends[-1].end() :] if ends else text
     return len(ends) + (_PICTURES.fullmatch(tail) is None)
 
 
 def _is_end(text: str, mark: re.Match[str]) -> bool:
+    if mark.group().startswith("..") and not mark.group().strip("\"')]\u2019\u201d\u00bb."):
+        following = _LOWER_NEXT.match(text, mark.end())
+        return following is None or not following.group()[-1].islower()
     if mark.group() != ".":
         return True
-    before = text[max(0, mark.start() - 8) : mark.end()]
+    before = text[max(0, mark.start() - 12) : mark.end()]
+    if _NUMBERED.search(before) and _NUMBER_NEXT.match(text, mark.end()):
+        return False
+    if _INITIAL.search(before) and _NAME_NEXT.match(text, mark.end()):
+        return False
     if _TITLE.search(before):
         return mark.end() == len(text)
     return not _SHORTENED.search(before) or _CAPITAL_NEXT.match(text, mark.end()) is not None
 
 
 def is_first_person(text: str) -> bool:
-    """Whether the writer speaks of themselves ("I", "me", "we", ...)."""
-    return _FIRST_PERSON.search(text) is not None
+    """Whether the writer speaks of themselves ("I", "me", "we", ...); not in "Elizabeth I" or "the coal mine"."""
+    return _MINE.search(text) is not None or _FIRST_PERSON.search(_THE_FIRST.sub("", text)) is not None

@@ -64,8 +64,9 @@ def default_llm(name: str, options: BackendOptions, model: str) -> str | None:
     return options.llm or {"ollama": OLLAMA_MODEL, "transformers": model}.get(name)
 
 
-def open_backend(name: str, options: BackendOptions, model: str) -> Backend:
-    """The backend of that name, ready to write. ``model`` is what the transformers backend loads unless ``llm`` is given.
+def open_backend(name: str, options: BackendOptions, model: str, option: str = "--llm") -> Backend:
+    """The backend of that name, ready to write. ``model`` is what the transformers backend loads unless ``llm`` is given,
+    ``option`` what names the model on the command line.
 
     Raises BackendError or ModelError when the server or the model is not there.
     """
@@ -75,4 +76,4 @@ def open_backend(name: str, options: BackendOptions, model: str) -> Backend:
         return InProcess(options, model)
     from strataprobe.generate.backends.server import Server
 
-    return Server(name, options)
+    return Server(name, options, option=option)

@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import re
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,7 +113,12 @@ class Chat:
             api_key=(sent and self._key) or _NO_KEY,
             max_retries=0,
             timeout=self._openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
-            http_client=self._openai.DefaultAsyncHttpxClient(trust_env=not here, event_hooks={"response": [_bound]}),
+            http_client=self._openai.DefaultAsyncHttpxClient(
+                trust_env=not here,
+                event_hooks={"response": [_bound]},
+                # Read once where they matter only after a redirection: it takes as long as many requests.
+                verify=_certificates() if urlsplit(place.url).scheme == "http" else True,
+            ),
         )
         self._completions = self._client.chat.completions.with_raw_response
 
@@ -244,6 +250,11 @@ def reply_in(document: Any, limit: int) -> Reply:
 def _whole(text: str) -> str:
     """The text with what stands for half a character replaced: no file could hold it."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 async def _bound(response: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from strataprobe.errors import BackendError
-from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, Stops, Watch, token_texts
+from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, Stops, Watch, first_part, token_texts
 from strataprobe.generate.prompts import Messages
 from strataprobe.models import LoadedModel
 
@@ -141,14 +141,8 @@ class Decoder:
             why = stops.reason(state)
             own = new[: n_tokens - (why == ENDED)]
             text = str(self.tokenizer.decode(own, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-            found.append(Answer(_first_part(text) if why == BLANK_LINE else text, n_tokens, why is not None))
+            found.append(Answer(first_part(text) if why == BLANK_LINE else text, n_tokens, why is not None))
         return found
-
-
-def _first_part(text: str) -> str:
-    """A text up to its first blank line."""
-    lines = text.strip().split("\n")
-    return "\n".join(lines[: next((i for i, line in enumerate(lines) if not line.strip()), len(lines))])
 
 
 def end_ids(model: Any, tokenizer: Any) -> list[int]:

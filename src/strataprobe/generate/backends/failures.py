@@ -35,8 +35,9 @@ _OF_THE_PROMPT = re.compile(
 
 def printable(text: str, n: int = LONGEST_SHOWN) -> str:
     """A server's words on one line of at most ``n`` characters, without escapes and characters that show nothing."""
-    words = " ".join(_ESCAPES.sub("", text[: 10 * n]).split())
-    return "".join(c for c in words if unicodedata.category(c)[0] != "C")[:n]
+    words = _ESCAPES.sub("", text[: 10 * n]).split()
+    seen = ["".join(c for c in word if unicodedata.category(c)[0] != "C") for word in words]
+    return " ".join(filter(None, seen))[:n]
 
 
 class Failure(Exception):
@@ -90,12 +91,11 @@ class Denied(Exception):
 class Denials:
     """Tells a prompt that is denied from a server that denies everything, in a job of ``n`` prompts.
 
-    ``answered``: the server has answered something; ``known``: it has at another time, for the same job.
+    ``answered``: the server has answered something of the job, now or before.
     """
 
     n: int
     answered: bool = False
-    known: bool = False
     _row: set[object] = field(default_factory=set)
 
     def good(self) -> None:
@@ -104,11 +104,15 @@ class Denials:
         self._row.clear()
 
     def are_too_many(self, denied: Denied, prompt: object) -> bool:
-        """Whether the denial of ``prompt`` (anything that tells it from others) must end the job."""
+        """Whether the denial of ``prompt`` (anything that tells it from others) must end the job.
+
+        Where nothing was ever answered, the first denial that does not speak of the prompt does; else ``_MOST_DENIED``
+        prompts in a row, or all of a smaller job. A single prompt does not, nor a few of which the server says it itself.
+        """
         if denied.status not in (400, 403, 413, 422) or not (self.answered or denied.is_of_the_prompt):
             return True
         self._row.add(prompt)
-        sure = denied.is_of_the_prompt and (self.answered or self.known)
+        sure = self.answered and denied.is_of_the_prompt
         return len(self._row) >= (_MOST_DENIED if sure else min(max(self.n, 2), _MOST_DENIED))
 
 

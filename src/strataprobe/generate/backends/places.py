@@ -32,7 +32,8 @@ class Place:
     @property
     def shown(self) -> str:
         """The address without a user name or password in it."""
-        return without_secrets(self.url)
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
     @property
     def in_clear(self) -> bool:
@@ -66,7 +67,9 @@ def checked_url(name: str, base_url: str | None) -> str:
 
 def without_secrets(url: str) -> str:
     """An address, mistyped or not, without a user name, a password and a query."""
-    return printable(re.sub(r"[?#].*|(?:(?<=/)|\A)[^/]*(?:/[^/]+)*@", "", url, flags=re.DOTALL))
+    scheme = re.match(r"\s*(?:[A-Za-z][\w+.-]*:)?/+", url)
+    start = scheme.group() if scheme else ""
+    return printable(start + re.split(r"[?#]", url[len(start) :].rpartition("@")[2])[0])
 
 
 def is_near(host: str) -> bool:
@@ -107,7 +110,8 @@ def no_such_model(
     """What to say when a server has not the model that ``option`` named; ``said`` are its own words."""
     known = f"there: {listing(models)}" if models else ""
     about = "; ".join(part for part in (said, known) if part)
-    return f"The server at {place.shown} has no model {printable(model)!r} ({about}){kept}; name one that it has with {option}."
+    shown = printable(model)
+    return f"The server at {place.shown} has no model {shown!r} ({about}){kept}; name one that it has with {option}."
 
 
 def sentence(

@@ -77,8 +77,7 @@ class Server:
             return None if accepted or not asking.may_ask(cell) else cell
 
         cells = asking.open()
-        known = len(asking.missing()) < len(asking.plan)
-        denials = Denials(len(cells), self._has_answered, known)
+        denials = Denials(len(cells), self._has_answered or len(asking.missing()) < len(asking.plan))
         try:
             self._pool(cells, ask)
         except (Gone, Denied) as problem:

@@ -1,6 +1,7 @@
 """When a text that is being written cannot become better: told from its token ids alone, with no decoding on the way.
 
-A text is over at the model's end token, at a blank line, and once it has begun one more sentence than can be accepted.
+A text is over at the model's end token, at a blank line once a sentence is over (a salutation is none), and when it has
+begun one more sentence than can be accepted.
 The rules work on characters; they are carried over to whole tokens once for a vocabulary, as a table of transitions.
 """
 
@@ -21,34 +22,63 @@ _FINAL = (ENDED, SENTENCES, BLANK_LINE)
 
 
 class _State(NamedTuple):
-    """What has to be known of a text so far: sentences that are over, and how its last characters look."""
+    """What has to be known of a text so far: sentences that are over, and how its last characters look.
+
+    ``mark`` is "" or what ends it: one full stop ".", several "..", "!", or any other end "?". ``called`` holds while the
+    only sentence that is over ended in "!": a salutation does ("Hi Mum!"), and a blank line after it ends no text.
+    """
 
     sentences: int = 0
-    after_mark: bool = False
+    mark: str = ""
     has_words: bool = False
     new_line: bool = False
+    called: bool = False
 
 
 def _next(state: _State, kind: str, most: int) -> _State | str:
     """The state after one more character of a kind, or the reason to stop.
 
-    A sentence is over at a mark, closing quotes or brackets, and white space; ``words.count_sentences`` knows more
-    (abbreviations, for one), so ask for one sentence to spare.
+    A sentence is over at a mark, closing quotes or brackets, and white space, but not at several full stops, which may be
+    a pause; ``words.count_sentences`` knows more (abbreviations, for one), so ask for one sentence to spare.
     """
-    sentences, after_mark, has_words, new_line = state
+    sentences, mark, has_words, new_line, called = state
     if kind in " \n":
-        if kind == "\n" and new_line and has_words:
+        if mark not in ("", ".."):
+            called = sentences == 0 and mark == "!"
+            sentences = min(sentences + 1, most)
+        if kind == "\n" and new_line and has_words and sentences and not called:
             return BLANK_LINE
-        over = min(sentences + after_mark, most)
-        return _State(over, False, has_words, new_line or kind == "\n")
+        return _State(sentences, "", has_words, new_line or kind == "\n", called)
     if sentences >= most:
         return SENTENCES
-    return _State(sentences, kind == "." or (kind == ")" and after_mark), has_words or kind == "x", False)
+    return _State(sentences, _mark_after(mark, kind), has_words or kind == "x", False, called)
+
+
+def _mark_after(mark: str, kind: str) -> str:
+    if kind == "x" or (kind == ")" and not mark):
+        return ""
+    if kind == ".":
+        return {"": ".", ".": "..", "..": ".."}.get(mark, "?")
+    if kind == ")":
+        return "?" if mark == "." else mark
+    return kind
+
+
+def first_part(text: str) -> str:
+    """A text up to the blank line at which it would have stopped; the whole of it where there is none."""
+    text = text.strip()
+    state = _State()
+    for place, character in enumerate(text):
+        following = _next(state, _kind(character), len(text))
+        if isinstance(following, str):
+            return text[:place].rstrip()
+        state = following
+    return text
 
 
 def _kind(character: str) -> str:
     if character in ".!?":
-        return "."
+        return character
     if character in "\"')]":
         return ")"
     if character == "\n":
@@ -57,9 +87,9 @@ def _kind(character: str) -> str:
 
 
 def shape_of(text: str) -> str:
-    """A token's text as far as the rules see it: marks ".", closers ")", white space, and "x" for all else."""
+    """A token's text as far as the rules see it: marks, closers ")", white space, and "x" for all else."""
     kinds = "".join(map(_kind, text))
-    return "".join(kind * min(len(list(run)), 2 if kind == "\n" else 1) for kind, run in groupby(kinds))
+    return "".join(kind * min(len(list(run)), 2 if kind in "\n." else 1) for kind, run in groupby(kinds))
 
 
 def token_texts(tokenizer: Any) -> list[str]:
