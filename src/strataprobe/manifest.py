@@ -237,7 +237,7 @@ class StageFolder:
         if self.final.is_dir() and not any(self.final.iterdir()):
             return None
         if self.final.is_dir() and not (self.final / MANIFEST_NAME).exists():
-            raise StageError(f"{self.final} holds other files and no {MANIFEST_NAME}: choose another --out.")
+            raise StageError(f"{self.final} has no {MANIFEST_NAME} and holds other files: choose another --out.")
         manifest = read_manifest(self.final, self.stage)
         theirs = {**manifest.config, **manifest.inputs}
         if theirs != self.key:

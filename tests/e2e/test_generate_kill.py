@@ -82,3 +82,23 @@ def test_a_restart_asks_for_exactly_the_cells_that_have_no_text_yet(tmp_path: Pa
     assert {row["id"] for row in rows} == set(cell_of.values())
     assert len({row["text"] for row in rows}) == N
     assert {(row["backend"], row["model"], row["attempt"]) for row in rows} == {("openai", MODEL, 1)}
+
+
+def test_an_interrupted_job_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> Any:
+        time.sleep(0.2)
+        return completion(good_text(number))
+
+    out = tmp_path / "data"
+    with ScriptedServer(script) as server:
+        job = start(out, server)
+        give_up_s = time.monotonic() + 60
+        while len(entries(out)) < 3 and job.poll() is None and time.monotonic() < give_up_s:
+            time.sleep(0.01)
+        job.send_signal(signal.SIGINT)
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert said.decode().strip().splitlines()[-1] == (
+        "strataprobe: interrupted; the same command goes on where this one stopped."
+    )
+    assert len(entries(out)) >= 3

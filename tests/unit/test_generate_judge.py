@@ -165,4 +165,6 @@ def test_the_judge_is_on_the_server_that_writes(
     opened = []
     monkeypatch.setattr(judge_module, "open_backend", lambda *args: opened.append(args) or ScriptedBackend())
     open_judge("second", backend, BackendOptions(base_url=base_url, llm="first"))
-    assert [(name, options.llm, model) for name, options, model in opened] == [(expected, "second", "second")]
+    assert [(name, options.llm, *rest) for name, options, *rest in opened] == [
+        (expected, "second", "second", "--judge")
+    ]

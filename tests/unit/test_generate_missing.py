@@ -109,6 +109,12 @@ def test_a_folder_without_the_missing_texts_has_true_counts_and_says_so(tmp_path
     assert "rejected most for list 15, empty 3, refusal 3" in found["G010"]["message"]
 
 
+def test_gaps_are_not_allowed_where_a_class_has_no_text_at_all(tmp_path: Path, write: Any) -> None:
+    with pytest.raises(BackendError, match=r"6 of 18 texts are missing \(6 dry\)"):
+        write(ScriptedBackend(lambda c, n: "" if c.label == "dry" else good(c, n)), allow_missing=True)
+    assert not (tmp_path / "data").exists()
+
+
 def test_rejected_answers_are_kept_by_cell_and_attempt_whatever_their_order(tmp_path: Path, write: Any) -> None:
     write(ScriptedBackend(stubborn), max_attempts=3, allow_missing=True)
     rejected = lines(tmp_path / "data" / "rejected.jsonl")

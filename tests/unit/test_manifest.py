@@ -95,6 +95,15 @@ def test_a_finished_stage_made_from_something_else_is_refused_and_kept(tmp_path:
     assert verify_folder(out) == []
 
 
+@pytest.mark.parametrize("where", ["", ".", "/"])
+def test_a_folder_without_a_name_of_its_own_is_one_sentence(where, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match="choose another --out"):
+        StageFolder(Path(where), "generate", {}).finished()
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_a_folder_of_other_files_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "probes").mkdir()
     (tmp_path / "probes" / "mine.txt").write_text("mine")

@@ -54,7 +54,12 @@ def test_a_recipe_file_is_read_and_its_classes_are_sorted(tmp_path: Path) -> Non
 MISTAKES = {
     "not TOML": ("name = ", "is not valid TOML"),
     "no name": (GOOD.replace('name = "mine"', ""), "name: Field required"),
-    "an unknown key": ("sufix = 'x'\n" + GOOD, "sufix: Extra inputs are not permitted"),
+    "an unknown key": ("sufix = 'x'\n" + GOOD, "sufix: there is no such field; docs/recipes.md lists"),
+    "a label field that every row has": ('label_field = "text"\n' + GOOD, "'text' is a field that every row has"),
+    "one field for class and member": (
+        'member_field = "label"\n' + GOOD,
+        "label_field and member_field are both 'label'",
+    ),
     "a name that is a path": (GOOD.replace('"mine"', '"../mine"'), "may hold only letters"),
     "a class that is a path": (GOOD.replace('"a"', '"a/b"'), "class name 'a/b' may hold only letters"),
     "one class": (GOOD.replace('[[classes]]\nname = "a"', ""), "at least two classes"),
