@@ -164,3 +164,11 @@ def test_an_answer_that_repeats_the_request_is_rejected_and_one_composed_from_pa
         assert job.ledger.of(PLAN[0].id)[0].check == "prompt_copy"
         assert job.settle(PLAN[0], copied, parts=["one", "two"])
         assert job.ledger.accepted(PLAN[0].id).parts == ("one", "two")
+
+
+def test_of_a_rejected_answer_the_beginning_is_kept_and_of_an_accepted_one_all(tmp_path: Path) -> None:
+    with asking(tmp_path / "ledger") as job:
+        job.settle(PLAN[0], "- " + "x" * 100_000)
+        job.settle(PLAN[1], "y" * 100_000, ("truncated", "no end"))
+        job.settle(PLAN[2], good_text(1))
+    assert [len(e["text"]) for e in on_disk(tmp_path / "ledger")] == [2_000, 2_000, len(good_text(1))]

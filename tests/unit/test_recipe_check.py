@@ -26,7 +26,7 @@ def levels(**changes: Any) -> dict[str, str]:
 def test_nothing_is_wrong_with_the_recipes_that_ship(name: str) -> None:
     found = check_recipe(load_recipe(name))
     assert {f["level"] for f in found["findings"]} == {"ok"}
-    assert [f["code"] for f in found["findings"]] == [f"R00{n}" for n in range(1, 9)]
+    assert [f["code"] for f in found["findings"]] == [f"R00{n}" for n in range(1, 10)]
     assert found["plan"]["n_texts"] == load_recipe(name).n_per_class * len(found["plan"]["classes"])
 
 
@@ -39,6 +39,7 @@ def test_nothing_is_wrong_with_the_recipes_that_ship(name: str) -> None:
         ("R004", {"writing": {"personas": ["a foggy old sailor", "a child"]}}),
         ("R005", {"writing": {"sentences": [8, 9], "words": [10, 20]}}),
         ("R006", {"suffix": ""}),
+        ("R009", {"writing": {"language": "xx"}}),
         ("R008", {"banned_words": ["the", "walrus"]}),
     ],
 )

@@ -12,6 +12,8 @@ from strataprobe.generate.prompts import Messages, messages
 from strataprobe.progress import Progress
 from strataprobe.recipe import Recipe
 
+# So much of a rejected answer is kept.
+_KEPT_CHARACTERS = 2_000
 _ENOUGH = 200
 _NEXT_TO_NONE = 0.02
 # What to say of answers that no check of a text has looked at.
@@ -83,14 +85,18 @@ class Asking:
         text = cleaned(answer)
         attempt, model = len(self.ledger.of(cell.id)) + 1, self.ledger.model
         if problem is not None:
-            entry = Entry(cell.id, attempt, text, model, *problem, advice=_ADVICE.get(problem[0], ""))
+            entry = Entry(
+                cell.id, attempt, text[:_KEPT_CHARACTERS], model, *problem, advice=_ADVICE.get(problem[0], "")
+            )
         else:
             prompt = "" if parts else self.messages(cell)[-1]["content"]
             rejection = self.acceptance.find(text, prompt)
             if rejection is None:
                 entry = Entry(cell.id, attempt, text, model, parts=tuple(parts))
             else:
-                entry = Entry(cell.id, attempt, text, model, rejection.check, rejection.found, rejection.advice)
+                entry = Entry(
+                    cell.id, attempt, text[:_KEPT_CHARACTERS], model, rejection.check, rejection.found, rejection.advice
+                )
         self.ledger.add(entry)
         self._n_asked += 1
         self._n_settled += 1

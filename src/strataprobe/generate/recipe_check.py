@@ -9,7 +9,7 @@ from strataprobe.errors import OptionError
 from strataprobe.generate.builtin.backend import Builtin
 from strataprobe.generate.cells import make_cells, settings_of
 from strataprobe.generate.findings import Finding
-from strataprobe.generate.prompts import forbidden, request
+from strataprobe.generate.prompts import LANGUAGES, forbidden, request
 from strataprobe.generate.words import checker_for
 from strataprobe.recipe import Recipe
 
@@ -29,7 +29,7 @@ def check_recipe(recipe: Recipe, *, n_per_class: int | None = None, seed: int = 
     """What ``generate`` would do with a recipe, as JSON values.
 
     ``plan`` counts texts and situations, ``prompts`` holds the requests of the first pair, ``forbidden`` the words no text
-    may use, ``findings`` permanent codes R001 to R008, each with a level and what to do. Raises OptionError for a number
+    may use, ``findings`` permanent codes R001 to R009, each with a level and what to do. Raises OptionError for a number
     below 1.
     """
     n = recipe.n_per_class if n_per_class is None else n_per_class
@@ -65,6 +65,7 @@ def check_recipe(recipe: Recipe, *, n_per_class: int | None = None, seed: int = 
             _suffix(recipe),
             _builtin(recipe),
             _writable(recipe),
+            _language(recipe),
         ],
     }
 
@@ -166,4 +167,15 @@ def _writable(recipe: Recipe) -> Finding:
         f"no text may use {', '.join(needed[:6])}, and hardly any does without: every answer would be rejected, so name the "
         "classes otherwise or take those words out of banned_words.",
         "no word that every text needs is banned.",
+    )
+
+
+def _language(recipe: Recipe) -> Finding:
+    language = recipe.writing.language
+    return _finding(
+        "R009",
+        language in LANGUAGES,
+        f"the language {language!r} is none that can be told from others, so answers in any language would be accepted: "
+        f"use one of {', '.join(sorted(LANGUAGES))}.",
+        f"answers must be in {LANGUAGES.get(language, language)}.",
     )

@@ -88,7 +88,7 @@ def generate(
             _refuse_another_writer(ledger)
             missing = _ask(recipe, plan, ledger, asked, options, seed, allow_missing)
             if missing and not (allow_missing and _has_every_class(missing, plan)):
-                raise BackendError(_what_is_missing(missing, plan, ledger))
+                raise BackendError(_what_is_missing(missing, plan, ledger, allow_missing))
     except OptionError:
         shutil.rmtree(stage.work)  # no restart under these options can end better
         release_lock(out)
@@ -198,7 +198,7 @@ _WHAT_HELPS = {
 }
 
 
-def _what_is_missing(missing: Sequence[Cell], plan: Sequence[Cell], ledger: Ledger) -> str:
+def _what_is_missing(missing: Sequence[Cell], plan: Sequence[Cell], ledger: Ledger, allow_missing: bool) -> str:
     by_class = Counter(cell.label for cell in missing)
     classes = ", ".join(f"{n:,} {name}" for name, n in sorted(by_class.items())[:8])
     more = ", ..." if len(by_class) > 8 else ""
@@ -208,7 +208,7 @@ def _what_is_missing(missing: Sequence[Cell], plan: Sequence[Cell], ledger: Ledg
     return (
         f"{len(missing):,} of {len(plan):,} texts are missing ({classes}{more}), their answers were rejected (most often: "
         f"{why}): {hint}; the texts so far are kept, so the same command asks for the missing ones again, and "
-        "--allow-missing goes on without them."
+        + ("no gap is allowed where a class has no text." if allow_missing else "--allow-missing goes on without them.")
     )
 
 
