@@ -12,7 +12,7 @@ import pytest
 from scripted_backend import ScriptedBackend, three_classes
 from scripted_server import good_text
 from strataprobe.dataset import read_dataset
-from strataprobe.errors import BackendError, StageError
+from strataprobe.errors import BackendError, OptionError, StageError
 from strataprobe.generate import judge as judge_module
 from strataprobe.generate import run
 from strataprobe.generate.backends import BackendOptions
@@ -160,6 +160,26 @@ def test_a_folder_with_gaps_is_opened_again_unless_gaps_are_allowed(tmp_path: Pa
     assert len(read_dataset(tmp_path / "data").rows) == 18
     assert verify_folder(tmp_path / "data") == []
     assert {p.name for p in tmp_path.iterdir()} == {"data"}
+
+
+def test_gaps_of_a_copy_without_its_ledger_are_said_and_left(tmp_path: Path, write: Any) -> None:
+    write(ScriptedBackend(stubborn), allow_missing=True)
+    (tmp_path / "data" / LEDGER_NAME).unlink()
+    with pytest.raises(BackendError, match="lacks 3 texts and no longer holds what was asked for"):
+        write(ScriptedBackend(good))
+    assert write(ScriptedBackend(), allow_missing=True).details["missing"] == 3
+    assert len(read_dataset(tmp_path / "data").rows) == 15
+
+
+def test_an_option_error_of_a_model_throws_no_text_away(tmp_path: Path, write: Any) -> None:
+    def breaks(cell: Cell, attempt: int) -> str:
+        if NUMBER[cell.id] == 4:
+            raise OptionError("No such option.")
+        return good(cell, attempt)
+
+    with pytest.raises(OptionError):
+        write(ScriptedBackend(breaks))
+    assert len(Ledger(tmp_path / ".data.partial" / LEDGER_NAME).entries) == 4
 
 
 def test_another_model_does_not_go_on_with_the_texts_of_the_first(tmp_path: Path, write: Any) -> None:

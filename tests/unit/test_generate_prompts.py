@@ -9,8 +9,8 @@ import pytest
 from scripted_backend import three_classes
 from strataprobe.generate.acceptance import _languages
 from strataprobe.generate.cells import Cell, make_cells
-from strataprobe.generate.prompts import LANGUAGES, concept_lines, forbidden, messages, request
-from strataprobe.generate.words import checker_for
+from strataprobe.generate.prompts import LANGUAGES, concept_lines, messages, request
+from strataprobe.generate.words import checker_for, forbidden
 from strataprobe.recipe import Recipe, load_recipe
 
 RECIPES = ["sentiment", "emotions", "cognitive_actions"]

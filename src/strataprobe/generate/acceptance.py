@@ -105,10 +105,10 @@ class Acceptance:
             found = check(text, prompt)
             if found is not None:
                 found = found[:_LONGEST_FINDING]
-                return Rejection(name, found, self._advice(name, found))
+                return Rejection(name, found, self.advice(name, found))
             if name == "empty" and len(text) > _CHARACTERS_A_WORD * self._recipe.writing.words[1]:
                 found = f"{len(text):,} characters"
-                return Rejection("length", found, self._advice("length", found))
+                return Rejection("length", found, self.advice("length", found))
         return None
 
     def remember(self, text: str) -> None:
@@ -116,7 +116,8 @@ class Acceptance:
         self._exact.add(_folded(text))
         self._near.add(text)
 
-    def _advice(self, check: str, found: str) -> str:
+    def advice(self, check: str, found: str) -> str:
+        """What to say of an answer that was rejected, when its cell is asked again."""
         low, high = self._recipe.writing.sentences
         few, many = self._recipe.writing.words
         unit = "" if self._unit in found else f" {self._unit}"
@@ -126,6 +127,7 @@ class Acceptance:
             "preamble": "it held an introduction or a comment",
             "list": "it held a list or other formatting",
             "quotes": "it held quotation marks",
+            "truncated": "it was too long and was cut off",
             "unfinished": "its last sentence was not finished",
             "sentences": f"it had {found}, and {low} to {high} are wanted",
             "length": f"it had {found}, and {few} to {many}{unit} are wanted",

@@ -16,12 +16,6 @@ from strataprobe.recipe import Recipe
 _KEPT_CHARACTERS = 2_000
 _ENOUGH = 200
 _NEXT_TO_NONE = 0.02
-# What to say of answers that no check of a text has looked at.
-_ADVICE = {
-    "truncated": "it was too long and was cut off",
-    "refusal": "it was no text but an apology",
-    "no_answer": "there was no text in it",
-}
 
 
 class Asking:
@@ -86,7 +80,7 @@ class Asking:
         attempt, model = len(self.ledger.of(cell.id)) + 1, self.ledger.model
         if problem is not None:
             entry = Entry(
-                cell.id, attempt, text[:_KEPT_CHARACTERS], model, *problem, advice=_ADVICE.get(problem[0], "")
+                cell.id, attempt, text[:_KEPT_CHARACTERS], model, *problem, advice=self.acceptance.advice(*problem)
             )
         else:
             prompt = "" if parts else self.messages(cell)[-1]["content"]

@@ -108,7 +108,7 @@ def make_cells(recipe: Recipe, n_per_class: int, seed: int) -> list[Cell]:
     members = {c.name: dealt(c.members or ("",), n_per_class, seed, "members", c.name) for c in recipe.classes}
     return [
         Cell(
-            id=f"{recipe.name}-{pair:05d}-{name}",
+            id=cell_id(recipe, pair, name),
             pair=pair,
             label=name,
             member=members[name][pair],
@@ -123,6 +123,11 @@ def make_cells(recipe: Recipe, n_per_class: int, seed: int) -> list[Cell]:
         for pair in range(n_per_class)
         for name in recipe.class_names
     ]
+
+
+def cell_id(recipe: Recipe, pair: int, label: str) -> str:
+    """The id of a cell, and of its row: recipe, pair and class."""
+    return f"{recipe.name}-{pair:05d}-{label}"
 
 
 def dealt(values: Sequence[_T], n: int, *seed: object) -> list[_T]:

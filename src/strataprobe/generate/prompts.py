@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from strataprobe.generate.cells import Cell
-from strataprobe.generate.words import UNSPACED_LANGUAGES
+from strataprobe.generate.words import UNSPACED_LANGUAGES, forbidden
 from strataprobe.recipe import Recipe
 
 Messages = list[dict[str, str]]
@@ -36,7 +36,7 @@ def request(recipe: Recipe, cell: Cell) -> str:
     lines = [
         f"Write one short text in {LANGUAGES.get(writing.language, writing.language)}"
         + (", in the first person" if writing.first_person else "")
-        + f": {low} to {high} complete sentences, {max(fewest, 1)} to {most} {unit}.",
+        + f": {low} to {high} complete sentences, {fewest} to {most} {unit}.",
         "",
         f"Where it plays: {cell.domain}, {cell.trigger}.",
         f"Who writes: {cell.persona}.",
@@ -63,10 +63,3 @@ def concept_lines(recipe: Recipe, cell: Cell) -> list[str]:
     if cell.member:
         lines.append(f"More exactly: {cell.member.replace('_', ' ')}.")
     return lines
-
-
-def forbidden(recipe: Recipe) -> list[str]:
-    """The words that a text may not use, the same for every class: its names, its members, and the banned words."""
-    named = [c.name for c in recipe.classes] + [m for c in recipe.classes for m in c.members]
-    words = [*(w.replace("_", " ").lower() for w in named), *(w.lower() for w in recipe.banned_words)]
-    return sorted(set(words))

@@ -9,8 +9,8 @@ from strataprobe.errors import OptionError
 from strataprobe.generate.builtin.backend import Builtin
 from strataprobe.generate.cells import make_cells, settings_of
 from strataprobe.generate.findings import Finding
-from strataprobe.generate.prompts import LANGUAGES, forbidden, request
-from strataprobe.generate.words import checker_for
+from strataprobe.generate.prompts import LANGUAGES, request
+from strataprobe.generate.words import checker_for, forbidden
 from strataprobe.recipe import Recipe
 
 # Hardly a text of a few sentences does without these.

@@ -74,6 +74,11 @@ def generate(
             return _judge_finished(stage, done, recipe, open_judge(judge, backend, options), judge)
         note(f"generate: {out} is complete, skipped.")
         return done
+    if done is not None and not (out / LEDGER_NAME).exists():
+        raise BackendError(
+            f"{out} lacks {done.details['missing']:,} texts and no longer holds what was asked for (a copy or a backup does "
+            "not): add --allow-missing, or choose another --out."
+        )
     asked = writer or open_backend(backend, options, recipe.model)
     if backend in ("ollama", "transformers") and not options.llm:
         note(f"llm: {asked.identity.name} (auto: the usual one of this backend)")
@@ -90,8 +95,9 @@ def generate(
             if missing and not (allow_missing and _has_every_class(missing, plan)):
                 raise BackendError(_what_is_missing(missing, plan, ledger, allow_missing))
     except OptionError:
-        shutil.rmtree(stage.work)  # no restart under these options can end better
-        release_lock(out)
+        if writer:  # no restart under these options can end better, and composing costs nothing
+            shutil.rmtree(stage.work)
+            release_lock(out)
         raise
     rows, pairs = _rows(recipe, plan, ledger, backend)
     rows = in_file_order(rows, pairs, seed)

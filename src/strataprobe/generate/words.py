@@ -125,11 +125,16 @@ class WordChecker:
         return self._known[token]
 
 
-def checker_for(recipe: Recipe) -> WordChecker:
-    """The checker of a recipe: its banned words, its class names and its members; with inflections in English."""
+def forbidden(recipe: Recipe) -> list[str]:
+    """The words that a text may not use, the same for every class: its names, its members, and the banned words."""
     named = [c.name for c in recipe.classes] + [m for c in recipe.classes for m in c.members]
-    words = [*recipe.banned_words, *(w.replace("_", " ") for w in named)]
-    return WordChecker(words, inflections=recipe.writing.language == "en")
+    words = [*(w.replace("_", " ").lower() for w in named), *(w.lower() for w in recipe.banned_words)]
+    return sorted(set(words))
+
+
+def checker_for(recipe: Recipe) -> WordChecker:
+    """The checker of a recipe's forbidden words; with inflections in English."""
+    return WordChecker(forbidden(recipe), inflections=recipe.writing.language == "en")
 
 
 def count_sentences(text: str) -> int:

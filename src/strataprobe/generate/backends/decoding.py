@@ -59,7 +59,6 @@ class Decoder:
 
     def encoded(self, prompts: Sequence[Messages]) -> list[list[int]]:
         """Token ids of each prompt. A chat template writes the special tokens itself, so none are added to it."""
-        rows: list[list[int]]
         if not prompts:
             return []
         how = {"padding": False, "truncation": False, "verbose": False}
@@ -74,8 +73,7 @@ class Decoder:
         except Exception as error:  # whatever a template raises
             why = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise BackendError(f"the chat template of {self.name} cannot be used: {why.rstrip('.')}.") from error
-        rows = self.tokenizer(chats, add_special_tokens=False, **how)["input_ids"]
-        return rows
+        return list(self.tokenizer(chats, add_special_tokens=False, **how)["input_ids"])
 
     def automatic_size(self, n_positions: int) -> int:
         """Rows of a batch: fixed on a CPU; on a GPU the power of two whose caches and logits fit into its free memory."""

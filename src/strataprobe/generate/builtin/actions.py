@@ -19,7 +19,7 @@ from strataprobe.dataset import split_by_group
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.builtin.contractions import contracted
 from strataprobe.generate.builtin.material import ROOT, read_toml, toml_files, unknown
-from strataprobe.generate.cells import Cell, dealt, seeded
+from strataprobe.generate.cells import Cell, cell_id, dealt, seeded
 from strataprobe.recipe import Recipe
 
 SLOTS = ("topic", "part", "other", "who", "way", "way2", "cause")
@@ -92,7 +92,7 @@ def plan_acts(recipe: Recipe, material: ActMaterial, n_per_class: int, seed: int
         for name in recipe.class_names:
             cells.append(
                 ActCell(
-                    id=f"{recipe.name}-{pair:05d}-{name}",
+                    id=cell_id(recipe, pair, name),
                     pair=pair,
                     label=name,
                     member="",

@@ -12,7 +12,7 @@ from random import Random
 
 from strataprobe.dataset import split_by_group
 from strataprobe.generate.builtin.material import Material, Scene
-from strataprobe.generate.cells import Cell, seeded
+from strataprobe.generate.cells import Cell, cell_id, seeded
 from strataprobe.recipe import Recipe
 
 
@@ -112,7 +112,7 @@ def make_plan(recipe: Recipe, material: Material, n_per_class: int, seed: int) -
         scene, outcome, side, member, form, style = told[name][pair]
         cells.append(
             TaleCell(
-                id=f"{recipe.name}-{pair:05d}-{name}",
+                id=cell_id(recipe, pair, name),
                 pair=pair,
                 label=name,
                 member=member,
