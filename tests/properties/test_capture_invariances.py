@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import strataprobe as sp
-from builders import FAMILIES
+from builders import FAMILIES, tiny_tokenizer
 from plain_hook import SUFFIX, TEXTS, relative
 from strataprobe.capture.batches import padded, plan_batches
 from strataprobe.capture.memory import read_vectors
@@ -46,18 +46,24 @@ def test_vectors_do_not_depend_on_order_batch_size_or_padding(
     same(shuffled, reference, list(range(len(order))), list(order))
 
 
-@settings(max_examples=15)
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=4)
 @given(text=words, neighbours=st.lists(words, max_size=5))
-def test_vectors_do_not_depend_on_the_texts_beside_it(tiny: Any, text: str, neighbours: list[str]) -> None:
-    model = tiny("gemma3")
+def test_vectors_do_not_depend_on_the_texts_beside_it(
+    family: str, tiny: Any, text: str, neighbours: list[str]
+) -> None:
+    model = tiny(family)
     together = captured(model, [*neighbours, text], batch_tokens=10**6)
     same(together, captured(model, [text]), [len(neighbours)], [0])
 
 
-@settings(max_examples=10)
-@given(layers=st.sets(st.integers(0, 3), min_size=1))
-def test_vectors_do_not_depend_on_which_other_layers_are_asked_for(tiny: Any, layers: set[int]) -> None:
-    model = tiny("gemma3_text")
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(max_examples=4)
+@given(layers=st.lists(st.integers(0, 3), min_size=1, unique=True))
+def test_vectors_do_not_depend_on_which_other_layers_are_asked_for_or_in_what_order(
+    family: str, tiny: Any, layers: list[int]
+) -> None:
+    model = tiny(family)
     whole, some = captured(model, TEXTS), captured(model, TEXTS, layers=layers)
     assert some.layers == sorted(layers)
     for layer in layers:
@@ -82,6 +88,16 @@ def test_what_the_padding_holds_does_not_matter(family: str, tiny: Any, monkeypa
     assert seen[0] > 100
     for key, array in reference.items():
         assert relative(again[key], array) < TOLERANCE, key
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("pad", ["<pad>", None])
+def test_the_tokenizers_own_padding_does_not_matter(side: str, pad: str | None, tiny: Any) -> None:
+    model = tiny("gemma3_text")
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side, tokenizer.pad_token = side, pad
+    ours = sp.capture(TEXTS, model.model, tokenizer, readout=ALL, suffix=SUFFIX, batch_tokens=10**6)
+    same(ours, captured(model, TEXTS, layers=(1, 2, 3)), list(range(len(TEXTS))), list(range(len(TEXTS))))
 
 
 def test_different_texts_have_different_vectors(tiny: Any) -> None:
