@@ -23,6 +23,7 @@ _ROW_FIELDS = frozenset(
     [
         "id",
         "text",
+        "messages",
         "split",
         "group",
         "score",

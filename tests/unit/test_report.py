@@ -14,7 +14,7 @@ from strataprobe.compare.figures import layer_comparison_figure, spread
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.interactive import plotly_figure
 from strataprobe.compare.report import report_html, summary_words
-from strataprobe.compare.wording import interval_words, spaced, three
+from strataprobe.compare.wording import figure_note, interval_words, spaced, three
 
 
 def entry(layer: int, value: float, readout: str = "last", **more: Any) -> dict[str, Any]:
@@ -177,6 +177,30 @@ def test_what_users_wrote_cannot_become_markup(document: dict[str, Any]) -> None
     html = report_html(document, [example], {evil: evil})
     assert "<script>alert" not in html
     assert html.count("</script>") == report_html(document).count("</script>") == 3
+
+
+@pytest.mark.parametrize(
+    ("template", "suffix", "readouts", "said"),
+    [
+        (
+            "none",
+            "\n\nThe answer is",
+            ["last", "mean"],
+            "where the suffix ends: the curve shows when the answer arrives there",
+        ),
+        ("chat", "", ["mean", "last"], "where the model would go on: the curve shows when the answer arrives there"),
+        ("none", "\n\nThe answer is", ["mean"], None),
+        ("none", "", ["last"], None),
+    ],
+)
+def test_the_figure_and_the_report_say_where_last_reads(
+    template: str, suffix: str, readouts: list[str], said: str | None, document: dict[str, Any]
+) -> None:
+    document |= {"template": template, "suffix": suffix, "readouts": readouts}
+    assert ("`last` reads" in figure_note(document)) == (said is not None)
+    if said:
+        assert said in figure_note(document)
+        assert said in report_html(document)
 
 
 def test_the_table_of_the_figure_can_be_had_as_csv(document: dict[str, Any]) -> None:

@@ -87,13 +87,16 @@ def model_title(document: dict[str, Any]) -> str:
 
 
 def figure_note(document: dict[str, Any]) -> str:
-    """The small type below the figure: how many texts, and what `last` means with a suffix."""
+    """The small type below the figure: how many texts, and where `last` reads when more than the text is there."""
     n = document["n_texts"]
     cv = n["train"] + n["val"]
     words = f"Cross-validation over {cv:,} texts, related ones kept together; the {n['test']:,} test texts played no "
     words += "part in choosing the layer."
-    if document.get("suffix") and "last" in document["readouts"]:
-        words += "\n`last` reads where the suffix ends: the curve shows when the answer arrives there."
+    if "last" in document["readouts"]:
+        if document.get("template") == "chat":
+            words += "\n`last` reads where the model would go on: the curve shows when the answer arrives there."
+        elif document.get("suffix"):
+            words += "\n`last` reads where the suffix ends: the curve shows when the answer arrives there."
     return words
 
 
