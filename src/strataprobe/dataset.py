@@ -6,31 +6,55 @@ No row is ever dropped, changed or reordered. Texts that must stay together (sam
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from strataprobe.content import NOT_A_NAME, Content, content_of
+from strataprobe.content import check_content as check_content
+from strataprobe.content import check_text as check_text
 from strataprobe.errors import DataError
 from strataprobe.manifest import read_manifest, sha256_json
 from strataprobe.neardup import near_duplicate_groups
 from strataprobe.recipe import Recipe, recipe_from_json
-from strataprobe.textfiles import read_rows
+from strataprobe.textfiles import iter_rows
 
 SPLITS = ("train", "val", "test")
 LABEL_FIELDS = ("label", "sentiment", "cognitive_action")
 _SPLIT_ALIASES = {"validation": "val", "dev": "val"}
 _GROUP_FIELDS = ("group", "pair_id")
 _KNOWN = {"id", "text", "label", "split", "group", "score"}
-_NOT_A_NAME = re.compile(r"[\x00\ud800-\udfff]")
+_ROWS_AT_ONCE = 1000
+
+
+class _NoFields(Mapping[str, Any]):
+    """The empty mapping that all rows without further fields share, so nobody may add to it."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+_NO_FIELDS = _NoFields()
 
 
 @dataclass(slots=True)
 class Text:
-    """One row. ``label`` is None where the row has none; ``score`` is a continuous target, None where it has none."""
+    """One row: a text, or a conversation, whose ``text`` is then the content of the last of its ``messages``.
+
+    ``label`` is None where the row has none; ``score`` is a continuous target, None where it has none. ``messages`` are
+    ``{"role", "content"}`` each, None for a plain text. ``fields`` is what else the row brought.
+    """
 
     id: str
     text: str
@@ -38,14 +62,27 @@ class Text:
     split: str = ""
     group: str = ""
     score: float | None = None
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = field(default_factory=lambda: _NO_FIELDS)
+    messages: list[dict[str, str]] | None = None
+
+    @property
+    def content(self) -> Content:
+        """What is captured: the messages where there are any, else the text."""
+        return self.text if self.messages is None else self.messages
+
+    @property
+    def whole_text(self) -> str:
+        """All that is said: the text, or the contents of all messages, a newline between two."""
+        return self.text if self.messages is None else "\n".join(m["content"] for m in self.messages)
 
     def to_json(self) -> dict[str, Any]:
         """The row as it is written to JSONL: the standard fields first, then the recipe's own."""
-        row: dict[str, Any] = {"id": self.id, "text": self.text, "label": self.label}
+        row: dict[str, Any] = {"id": self.id}
+        row |= {"text": self.text} if self.messages is None else {"messages": self.messages}
+        row["label"] = self.label
         if self.score is not None:
             row["score"] = self.score
-        return row | {"split": self.split, "group": self.group} | self.fields
+        return {**row, "split": self.split, "group": self.group, **self.fields}
 
 
 @dataclass(frozen=True)
@@ -59,8 +96,17 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """A digest of everything that decides what is captured and trained on; the recipe's extra fields do not."""
-        return sha256_json([(r.id, r.text, r.label, r.score, r.split, r.group) for r in self.rows])
+        """A digest of everything that decides what is captured and trained on; the recipe's extra fields do not.
+
+        That of ``sha256_json`` over the list of all rows, which is never made: it would take more than the texts do.
+        """
+        digest = hashlib.sha256(b"[")
+        for start in range(0, len(self.rows), _ROWS_AT_ONCE):
+            values = [_deciding(row) for row in self.rows[start : start + _ROWS_AT_ONCE]]
+            part = json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":"))[1:-1]
+            digest.update((f",{part}" if start else part).encode())
+        digest.update(b"]")
+        return digest.hexdigest()
 
     def label_indices(self) -> list[int]:
         """Label index of each row, -1 for rows without a label."""
@@ -68,21 +114,9 @@ class Dataset:
         return [-1 if r.label is None else index[r.label] for r in self.rows]
 
 
-def check_text(value: Any, place: str) -> str:
-    """The text of a row, unchanged. Raises DataError when it is missing, empty, not a string or not valid Unicode."""
-    if value is None:
-        raise DataError(f"{place} has no 'text': every row needs one (chats under 'messages' are not read yet).")
-    if not isinstance(value, str):
-        raise DataError(f"{place}: 'text' is {type(value).__name__}, not a string.")
-    if not value.strip():
-        raise DataError(f"{place} has an empty text: remove the row or fill it in.")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{place} holds half of a surrogate pair (character {error.start}), which is not text: repair the row."
-        ) from error
-    return value
+def _deciding(row: Text) -> tuple[Any, ...]:
+    own = (row.id, row.text, row.label, row.score, row.split, row.group)
+    return own if row.messages is None else (*own, row.messages)
 
 
 def _label_of(row: dict[str, Any], label_fields: Sequence[str], place: str) -> str | None:
@@ -121,50 +155,69 @@ def _split_of(row: dict[str, Any], place: str) -> str:
     return value
 
 
-def _parse_row(row: dict[str, Any], place: str, position: int, label_fields: Sequence[str]) -> Text:
+def _parse_row(row: dict[str, Any], place: str, position: int, label_fields: Sequence[str], keep_fields: bool) -> Text:
     group = next((str(row[name]) for name in _GROUP_FIELDS if row.get(name) is not None), "")
     for name, value in row.items():
-        if name != "text" and isinstance(value, str) and _NOT_A_NAME.search(value):
+        if name != "text" and isinstance(value, str) and NOT_A_NAME.search(value):
             raise DataError(f"{place}: {name!r} holds a zero byte or half of a surrogate pair: repair the row.")
+    content = content_of(row, place)
+    messages = None if isinstance(content, str) else content
+    known = _KNOWN if messages is None else _KNOWN | {"messages"}
+    fields = {k: v for k, v in row.items() if k not in known} if keep_fields else None
     return Text(
         id=str(row["id"]) if row.get("id") is not None else f"{position:06d}",
-        text=check_text(row.get("text"), place),
+        text=content if isinstance(content, str) else content[-1]["content"],
         label=_label_of(row, label_fields, place),
         split=_split_of(row, place),
         group=group,
         score=_score_of(row, place),
-        fields={k: v for k, v in row.items() if k not in _KNOWN},
+        fields=fields or _NO_FIELDS,
+        messages=messages,
     )
 
 
-def read_dataset(path: str | Path, recipe: Recipe | None = None, seed: int = 0) -> Dataset:
+def read_dataset(path: str | Path, recipe: Recipe | None = None, seed: int = 0, *, keep_fields: bool = True) -> Dataset:
     """Read labelled texts from a file, or from the ``data/`` folder that ``generate`` wrote.
 
-    Missing ids, groups (near-duplicates together) and splits (70/15/15 by group, or the recipe's shares) are filled in,
-    the same way every time for the same file and ``seed``. Raises DataError for a bad row, naming file and line; for a
-    label that is none of the recipe's classes; and when two rows share an id.
+    A row has a ``text``, or ``messages`` in place of it; where it has both, the text counts. Missing ids, groups
+    (near-duplicates together) and splits (70/15/15 by group, or the recipe's shares) are filled in, the same way every
+    time for the same file and ``seed``. Without ``keep_fields`` a row's further fields are not held. Raises DataError for
+    a bad row, naming file and line; for a label that is none of the recipe's classes; and when two rows share an id.
     """
     source = Path(path)
     if source.is_dir():
         manifest = read_manifest(source, "generate")
         recipe = recipe_from_json(manifest.config["recipe"]) if manifest.config.get("recipe") else recipe
         source = source / manifest.details["combined"]
-    parsed = read_rows(source)
-    if not parsed:
-        raise DataError(f"{source} holds no texts.")
     label_fields = [recipe.label_field, *LABEL_FIELDS] if recipe else LABEL_FIELDS
-    rows = [_parse_row(row, place, i, label_fields) for i, (place, row) in enumerate(parsed)]
-    seen: dict[str, str] = {}
-    for (place, _), row in zip(parsed, rows, strict=True):
-        if row.id in seen:
-            raise DataError(f"{place} has the id {row.id!r} of {seen[row.id]}: ids must differ.")
-        seen[row.id] = place
+    rows: list[Text] = []
+    held: dict[str, str] = {}  # one object for equal names
+    for place, values in iter_rows(source):
+        row = _parse_row(values, place, len(rows), label_fields, keep_fields)
         if recipe is not None and row.label is not None and row.label not in recipe.class_names:
             raise DataError(f"{place}: class {row.label!r} is none of the recipe's: {', '.join(recipe.class_names)}.")
+        row.split, row.group = held.setdefault(row.split, row.split), held.setdefault(row.group, row.group)
+        row.label = row.label if row.label is None else held.setdefault(row.label, row.label)
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{source} holds no texts.")
+    _check_ids(rows, source)
     fill_groups(rows)
     fill_splits(rows, recipe.split.as_tuple() if recipe else (0.70, 0.15, 0.15), seed)
     found = sorted({r.label for r in rows if r.label is not None})
     return Dataset(source.stem, rows, recipe.class_names if recipe else found, recipe)
+
+
+def _check_ids(rows: Sequence[Text], source: Path) -> None:
+    """Raise DataError when two rows share an id. Places are not held: the file is read again to name the two."""
+    if all(a != b for a, b in pairwise(sorted(row.id for row in rows))):
+        return
+    places = [place for place, _ in iter_rows(source)]
+    seen: dict[str, str] = {}
+    for row, place in zip(rows, places, strict=True):
+        if row.id in seen:
+            raise DataError(f"{place} has the id {row.id!r} of {seen[row.id]}: ids must differ.")
+        seen[row.id] = place
 
 
 def check_trainable(dataset: Dataset, source: str) -> None:
@@ -192,7 +245,7 @@ def fill_groups(rows: Sequence[Text]) -> None:
     """Give rows without a group one, in place: near-duplicates share theirs."""
     missing = [r for r in rows if not r.group]
     taken = {r.group for r in rows}
-    for row, group in zip(missing, near_duplicate_groups([r.text for r in missing]), strict=True):
+    for row, group in zip(missing, near_duplicate_groups([r.whole_text for r in missing]), strict=True):
         name = f"auto-{group:06d}"
         while name in taken:
             name = f"auto-{name}"

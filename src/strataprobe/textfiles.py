@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from strataprobe.errors import DataError
 
+Row = tuple[str, dict[str, Any]]
+_PARQUET_ROWS_AT_ONCE = 4096
 
-def read_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+
+def iter_rows(path: Path) -> Iterator[Row]:
     """Rows of a .jsonl, .csv, .parquet or .txt file (a text a line), each with its place ("file, line 3") for messages.
 
-    Raises DataError when the file is missing, of another kind, not UTF-8, or a line is not a JSON object.
+    One row is held at a time (of Parquet, a few thousand), so what is wrong with a row is raised where it is reached:
+    DataError when the file is missing, of another kind, not UTF-8, or a line is not a JSON object.
     """
     if not path.is_file():
         raise DataError(f"{path} is not a file: give a .jsonl, .csv, .parquet or .txt file of texts.")
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".txt": _read_txt, ".parquet": _read_parquet}
+    readers = {".jsonl": _iter_jsonl, ".csv": _iter_csv, ".txt": _iter_txt, ".parquet": _iter_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is of an unknown kind: texts are read from .jsonl, .csv, .parquet or .txt files.")
     try:
-        return reader(path)
+        yield from reader(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def parse_jsonl(lines: Iterable[str], source: str) -> list[tuple[str, dict[str, Any]]]:
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a file at once. Raises DataError as ``iter_rows`` does."""
+    return list(iter_rows(path))
+
+
+def parse_jsonl(lines: Iterable[str], source: str) -> Iterator[Row]:
     """Rows of JSONL lines, blank lines passed over. Raises DataError naming the line that is not a JSON object."""
-    rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -46,32 +54,7 @@ def parse_jsonl(lines: Iterable[str], source: str) -> list[tuple[str, dict[str, 
             ) from error
         if not isinstance(value, dict):
             raise DataError(f'{place} is not a JSON object: each line must look like {{"text": "..."}}.')
-        rows.append((place, value))
-    return rows
-
-
-def _read_jsonl(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        return parse_jsonl(file, str(path))
-
-
-def _read_csv(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        if "text" not in (reader.fieldnames or []):
-            raise DataError(f"{path} has no column 'text': its first line must name the columns.")
-        try:
-            rows = []
-            for row in reader:
-                place = f"{path}, line {reader.line_num}"
-                if None in row:
-                    raise DataError(
-                        f"{place} has more values than the first line has names: quote those that hold a comma."
-                    )
-                rows.append((place, {k: v for k, v in row.items() if v not in (None, "")}))
-            return rows
-        except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+        yield place, value
 
 
 def split_lines(text: str) -> list[str]:
@@ -79,23 +62,52 @@ def split_lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
-def _read_txt(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        lines = split_lines(file.read())
-    return [(f"{path}, line {i}", {"text": line}) for i, line in enumerate(lines, start=1) if line.strip()]
+def _iter_jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        yield from parse_jsonl(file, str(path))
 
 
-def _read_parquet(path: Path) -> list[tuple[str, dict[str, Any]]]:
+def _iter_csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            if "text" not in (reader.fieldnames or []):
+                raise DataError(f"{path} has no column 'text': its first line must name the columns.")
+            for row in reader:
+                place = f"{path}, line {reader.line_num}"
+                if None in row:
+                    raise DataError(
+                        f"{place} has more values than the first line has names: quote those that hold a comma."
+                    )
+                yield place, {k: v for k, v in row.items() if v not in (None, "")}
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num} is not CSV: {error}.") from error
+
+
+def _iter_txt(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:  # no line separators but \n, \r and \r\n end a line here
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield f"{path}, line {number}", {"text": line.removesuffix("\n")}
+
+
+def _iter_parquet(path: Path) -> Iterator[Row]:
     try:
         import pandas as pd
-
-        records = pd.read_parquet(path).to_dict("records")
+        from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise DataError(f"{path} needs the parquet extra: pip install 'strataprobe[parquet]'.") from error
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS_AT_ONCE):
+                # whole numbers stay whole in a batch that lacks some, as in one that has them all
+                for record in batch.to_pandas(integer_object_nulls=True).to_dict("records"):
+                    number += 1
+                    kept = {str(k): _plain(v) for k, v in record.items() if pd.isna(v) is not True}
+                    yield f"{path}, row {number}", kept
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
-    kept = [{str(k): _plain(v) for k, v in record.items() if pd.isna(v) is not True} for record in records]
-    return [(f"{path}, row {i}", record) for i, record in enumerate(kept, start=1)]
+        raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split()).rstrip('.')}.") from error
 
 
 def _plain(value: Any) -> Any:

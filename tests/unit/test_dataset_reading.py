@@ -210,9 +210,9 @@ def test_parquet_without_its_extra_says_what_to_install(tmp_path: Path, monkeypa
 
 
 def test_jsonl_may_come_from_anywhere() -> None:
-    assert parse_jsonl(['{"text": "a"}', "\n"], "standard input") == [("standard input, line 1", {"text": "a"})]
+    assert list(parse_jsonl(['{"text": "a"}', "\n"], "standard input")) == [("standard input, line 1", {"text": "a"})]
     with pytest.raises(DataError, match="standard input, line 2 is not JSON"):
-        parse_jsonl(["{}", "x"], "standard input")
+        list(parse_jsonl(["{}", "x"], "standard input"))
 
 
 def test_a_text_is_checked_and_given_back_unchanged() -> None:

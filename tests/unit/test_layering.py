@@ -12,10 +12,10 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = REPO / "src" / "strataprobe"
 ROWS = (
-    ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "bagofwords", "textfiles"),
+    ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "bagofwords", "content", "textfiles"),
     ("dataset",),
-    ("modelerrors", "modelfiles", "models"),
-    ("store",),
+    ("modelerrors", "modelfiles", "devices", "mixed", "models"),
+    ("layerfile", "store"),
     ("generate",),
     ("capture",),
     ("probes",),

@@ -121,11 +121,11 @@ def _banned(rows: Sequence[Text], checker: WordChecker | None) -> dict[str, Any]
 
 
 def _duplicates(rows: Sequence[Text]) -> dict[str, int]:
-    texts = [r.text for r in rows]
+    texts = [r.whole_text for r in rows]
     first: dict[str, Text] = {}
     exact = exact_across = contradictory = 0
-    for row in rows:
-        earlier = first.setdefault(row.text, row)
+    for row, text in zip(rows, texts, strict=True):
+        earlier = first.setdefault(text, row)
         if earlier is not row:
             exact += 1
             exact_across += earlier.split != row.split
