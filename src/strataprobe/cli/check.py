@@ -26,16 +26,19 @@ def check(
     from dataclasses import asdict
 
     from strataprobe.capture.check import check_model
-    from strataprobe.models import load_model
+    from strataprobe.models import load_model, say_choices
 
-    result = check_model(load_model(model, dtype=dtype, device=device))
+    loaded = load_model(model, dtype=dtype, device=device)
+    say_choices(loaded, dtype, device)
+    result = check_model(loaded)
     if json:
         print_json({**asdict(result), "trusted": result.trusted, "verdict": result.verdict})
     else:
-        rows = [[str(c.layer), f"{c.against_library:.1e}", f"{c.padding:.1e}"] for c in result.layers]
-        print_table(
-            "largest difference, relative to the norm", ["layer", "against hidden_states", "padded, alone"], rows
-        )
+        rows = [
+            [str(c.layer), f"{c.against_library:.1e}", f"{c.padding:.1e}", f"{c.batching:.1e}"] for c in result.layers
+        ]
+        columns = ["layer", "against hidden_states", "padded, alone", "other batches"]
+        print_table("largest difference, relative to the norm", columns, rows)
         print(result.verdict)
     if not result.trusted:
         raise typer.Exit(USER_CAN_MEND)
