@@ -21,7 +21,11 @@ test: setup
 	$(BIN)/python -m pytest
 
 bench: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.run
+	$(BIN)/python -m bench.capture --texts-slow 64
+	$(BIN)/python -m bench.capture.memory
+	$(BIN)/python -m bench.capture.start
 
 lint: setup
 	$(BIN)/ruff check src tests examples bench
