@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from strataprobe.errors import RecipeError
 
-Readout = Literal["last", "mean", "last-text"]
+Readout = Literal["last", "mean", "last-text", "last-assistant"]
 
 # What a row of texts has anyway: no field of a recipe's own may be called so.
 _ROW_FIELDS = frozenset(

@@ -11,7 +11,8 @@ import torch
 import strataprobe as sp
 from builders import tiny_model, tiny_tokenizer
 from plain_hook import SUFFIX
-from strataprobe.capture.tokens import PromptForm, Tokenizer
+from strataprobe.capture import tokens
+from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenTable
 from strataprobe.errors import DataError, ModelError, OptionError
 from strataprobe.models import LoadedModel, wrap_model
 
@@ -117,8 +118,8 @@ def test_a_text_without_a_token_of_its_own_is_refused_by_name(tiny: Any) -> None
     # the space and the word are one token, which starts in the prefix
     assert tiny("llama").tokenizer("say the", return_offsets_mapping=True)["offset_mapping"][-1] == (3, 7)
     with pytest.raises(DataError, match=r"row 7 holds no token of its own"):
-        Tokenizer(tiny("llama"), form).rows(["the"], ["row 7"])
-    assert Tokenizer(tiny("llama"), form).rows(["the rain"], ["row 7"])[0].own_start > 0
+        Tokenizer(tiny("llama"), form).rows(["the"], lambda _: "row 7")
+    assert Tokenizer(tiny("llama"), form).rows(["the rain"], lambda _: "row 7")[0].own_start > 0
 
 
 def test_ten_thousand_words_are_cut_at_their_end_and_the_suffix_stays_whole(
@@ -219,3 +220,62 @@ def test_class_words_are_the_first_token_of_a_space_and_the_word(tiny: Any) -> N
     model = tiny("llama")
     ids = Tokenizer(model, PromptForm()).class_token_ids(["negative", "the"])
     assert ids == [model.tokenizer(f" {w}", add_special_tokens=False)["input_ids"][0] for w in ("negative", "the")]
+
+
+def test_a_table_gives_the_rows_one_by_one_and_in_slices(tiny: Any) -> None:
+    tokenizer = Tokenizer(tiny("gemma3"), PromptForm(suffix=SUFFIX))
+    texts = list(ODD_TEXTS.values())
+    table = tokenizer.rows(texts)
+    alone = [tokenizer.rows([text])[0] for text in texts]
+    assert len(table) == len(texts)
+    for rows in (table, TokenTable.concat([table[:3], table[3:3], table[3:]]), table[::-1][::-1]):
+        for row, expected in zip(rows, alone, strict=True):
+            assert row.ids.tolist() == expected.ids.tolist()
+            assert row[1:] == expected[1:]
+            assert row.ids.dtype == np.int64
+    assert table[-1].ids.tolist() == alone[-1].ids.tolist()
+    assert [r.ids.tolist() for r in table[5:1:-2]] == [alone[5].ids.tolist(), alone[3].ids.tolist()]
+    assert table.lengths.tolist() == [len(r.ids) for r in alone]
+    assert table.n_tokens == sum(len(r.ids) for r in alone)
+    assert (table.n_truncated, table.last_assistant.tolist()) == (0, [-1] * len(texts))
+    with pytest.raises(IndexError):
+        table[len(texts)]
+
+
+def test_no_texts_make_an_empty_table(tiny: Any) -> None:
+    table = Tokenizer(tiny("llama"), PromptForm()).rows([])
+    assert (len(table), table.n_tokens, list(table), table.lengths.tolist()) == (0, 0, [], [])
+
+
+def test_a_table_holds_four_bytes_a_token_and_a_few_a_text(tiny: Any) -> None:
+    table = Tokenizer(tiny("llama"), PromptForm()).rows([f"It rained {i} times." for i in range(500)])
+    held = (table.ids, table.offsets, table.positions, table.truncated)
+    assert sum(a.nbytes for a in held) == 4 * table.n_tokens + 25 * 500 + 8
+
+
+@pytest.mark.parametrize("template", ["none", "chat"])
+def test_how_many_texts_are_tokenised_together_does_not_matter(
+    template: str, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"{i} " + "It rained again. " * (i % 9) + "Yes." for i in range(40)]
+    tokenizer = Tokenizer(tiny("llama"), PromptForm("", SUFFIX, template), max_tokens=80)
+    whole = tokenizer.rows(texts)
+    assert 0 < whole.n_truncated < 40
+    for rows, characters in ((7, 10**6), (1, 10**6), (2048, 100), (2048, 1)):
+        monkeypatch.setattr(tokens, "_CHUNK_TEXTS", rows)
+        monkeypatch.setattr(tokens, "_CHUNK_CHARACTERS", characters)
+        again = tokenizer.rows(texts)
+        for name in ("ids", "offsets", "positions", "truncated"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+        with pytest.raises(DataError, match=r"^line 39 begins with the model's BOS"):
+            Tokenizer(tiny("llama"), PromptForm()).rows([*texts[:39], "<bos>x"], lambda i: f"line {i}")
+
+
+def test_a_cut_text_among_others_leaves_them_as_they_are(tiny: Any) -> None:
+    model, long = tiny("llama"), "It rained and rained. " * 30
+    texts = [long, "Yes.", long, "No.", "It rained.", long]
+    table = Tokenizer(model, PromptForm(suffix=SUFFIX), 60).rows(texts)
+    assert table.truncated.tolist() == [True, False, True, False, False, True]
+    for i, text in enumerate(texts):
+        kept = model.tokenizer.decode(table[i].ids.tolist()).removeprefix("<bos>").removesuffix(SUFFIX)
+        assert (text.startswith(kept) and len(table[i].ids) > 55) if table.truncated[i] else kept == text

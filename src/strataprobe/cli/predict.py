@@ -16,12 +16,15 @@ from strataprobe.errors import DataError, OptionError
 from strataprobe.progress import note
 
 if TYPE_CHECKING:
+    from strataprobe.content import Content
     from strataprobe.predict.inference import MultiProbeInference, UniversalMultiLayerInference
 
 _CHUNK = 2048
 _MOST_LAYERS = 10_000
 _METHODS = ("mean", "vote", "stacked")
-Predictor = Callable[[list[str]], list[dict[str, Any]]]
+# (place in the file, what is read there), for messages that name it
+Placed = tuple[str, "Content"]
+Predictor = Callable[[list[Placed]], list[dict[str, Any]]]
 
 
 def predict(
@@ -69,11 +72,12 @@ def predict(
         raise OptionError("--top-k must be at least 1; leave it out for all classes.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise OptionError(f"--threshold {threshold} is not a probability: use a number between 0 and 1.")
-    source = iter(texts) if texts else _texts_of(str(file))
+    source = iter([(f"text {i}", text) for i, text in enumerate(texts)]) if texts else _texts_of(str(file))
     predictors = _predictors(probes, model, layer, ensemble, method, top_k, threshold, dtype, device)
     while chunk := list(islice(source, _CHUNK)):
         found = {name: predictor(chunk) for name, predictor in predictors.items()}
-        for i, text in enumerate(chunk):
+        for i, (_, content) in enumerate(chunk):
+            text = content if isinstance(content, str) else content[-1]["content"]
             by_set = {name: rows[i] for name, rows in found.items()}
             document = {"text": text, **(next(iter(by_set.values())) if len(by_set) == 1 else {"sets": by_set})}
             if json:
@@ -112,16 +116,17 @@ def _predictors(
 
 
 def _single(one: MultiProbeInference, top_k: int | None, threshold: float | None) -> Predictor:
-    def predictor(texts: list[str]) -> list[dict[str, Any]]:
-        rows = one.predict_batch(texts, top_k, threshold)
+    def predictor(placed: list[Placed]) -> list[dict[str, Any]]:
+        rows = one.predict_batch([content for _, content in placed], top_k, threshold, lambda i: placed[i][0])
         return [{"predictions": row, "layers": [one.layer]} for row in rows]
 
     return predictor
 
 
 def _several(many: UniversalMultiLayerInference, method: str, top_k: int | None, threshold: float | None) -> Predictor:
-    def predictor(texts: list[str]) -> list[dict[str, Any]]:
-        rows = many.predict_ensemble_batch(texts, method, top_k, threshold)
+    def predictor(placed: list[Placed]) -> list[dict[str, Any]]:
+        texts = [content for _, content in placed]
+        rows = many.predict_ensemble_batch(texts, method, top_k, threshold, lambda i: placed[i][0])
         return [{"predictions": row, "layers": list(many.layers.values())} for row in rows]
 
     return predictor
@@ -137,22 +142,21 @@ def _name_of(folder: Path, taken: dict[str, Predictor]) -> str:
     return str(folder)
 
 
-def _texts_of(file: str) -> Iterator[str]:
-    """Texts of a file, or of standard input."""
-    from strataprobe.dataset import check_text
-    from strataprobe.textfiles import parse_jsonl, read_rows, split_lines
+def _texts_of(file: str) -> Iterator[Placed]:
+    """Texts and conversations of a file, or of standard input, each with its place. All are checked before the first."""
+    from strataprobe.content import content_of
+    from strataprobe.textfiles import iter_rows, parse_jsonl, split_lines
 
     if file != "-":
-        rows = read_rows(Path(file))
-        if not rows:
-            raise DataError(f"{file} holds no texts.")
-        return iter([check_text(row.get("text"), place) for place, row in rows])
-    lines = split_lines(sys.stdin.read())
-    if lines and lines[0].lstrip().startswith("{"):
-        return iter([check_text(row.get("text"), place) for place, row in parse_jsonl(lines, "standard input")])
-    found = [line for line in lines if line.strip()]
+        found: list[Placed] = [(place, content_of(row, place)) for place, row in iter_rows(Path(file))]
+    else:
+        lines = split_lines(sys.stdin.read())
+        if lines and lines[0].lstrip().startswith("{"):
+            found = [(place, content_of(row, place)) for place, row in parse_jsonl(lines, "standard input")]
+        else:
+            found = [(f"standard input, line {i}", line) for i, line in enumerate(lines, start=1) if line.strip()]
     if not found:
-        raise DataError("standard input holds no texts.")
+        raise DataError(f"{'standard input' if file == '-' else file} holds no texts.")
     return iter(found)
 
 

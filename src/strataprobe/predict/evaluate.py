@@ -23,7 +23,7 @@ def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict
 
     Raises DataError when no row has a label, or one has a class the probes do not know.
     """
-    dataset = data if isinstance(data, Dataset) else read_dataset(data)
+    dataset = data if isinstance(data, Dataset) else read_dataset(data, keep_fields=False)
     names = inference.probes.class_names
     rows = [row for row in dataset.rows if row.label is not None]
     if not rows:
@@ -33,7 +33,7 @@ def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict
         raise DataError(f"{dataset.name} has the class {unknown[0]!r}; the probes know {', '.join(names)}.")
     labels = np.array([names.index(str(r.label)) for r in rows])
     groups = np.array([r.group for r in rows])
-    logits = inference.logits([r.text for r in rows])
+    logits = inference.logits([r.content for r in rows], lambda i: f"text {rows[i].id!r}")
     result: dict[str, Any] = {"n": len(rows), "n_skipped": len(dataset.rows) - len(rows), "layer": inference.layer}
     if len(names) == 2:
         result |= _one_class(labels == 1, logits[:, 1], groups)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from strataprobe.capture.tokens import PlaceOf
 from strataprobe.compare.ensembles import METHODS, combine_mean, combine_stacked, combine_vote, fit_stackers
+from strataprobe.content import Content
 from strataprobe.errors import OptionError, ProbeError
 from strataprobe.models import DEMO, LoadedModel, load_model
 from strataprobe.predict.scorer import Float64, Scorer, predictions, ranked
@@ -49,6 +51,9 @@ class MultiProbeInference:
     model the probes name. Two objects on one model load it once. ``layer`` is ours, 1-based; for probe files of
     brije's it is their number, and ``.layer`` says which of ours that is.
 
+    A text is a string or, for probes captured with the chat template, a conversation: a list of ``{"role": ...,
+    "content": ...}``. Where ``place_of`` may be given, ``place_of(i)`` names text i in messages.
+
     Raises ProbeError for probes that are missing or belong to another model.
     """
 
@@ -80,28 +85,32 @@ class MultiProbeInference:
         """The 0-based index of the block whose output is read."""
         return self.probes.block_index
 
-    def logits(self, texts: Sequence[str]) -> Float64:
+    def logits(self, texts: Sequence[Content], place_of: PlaceOf | None = None) -> Float64:
         """Raw logits (N, C), classes in sorted order."""
-        return self._scorer.logits(texts)[0]
+        return self._scorer.logits(texts, place_of)[0]
 
-    def predict(self, text: str, top_k: int | None = None, threshold: float | None = None) -> Predictions:
+    def predict(self, text: Content, top_k: int | None = None, threshold: float | None = None) -> Predictions:
         """``[{"action", "probability", "active"}, ...]``, best first; all classes unless ``top_k``."""
         return self.predict_batch([text], top_k, threshold)[0]
 
     def predict_batch(
-        self, texts: Sequence[str], top_k: int | None = None, threshold: float | None = None
+        self,
+        texts: Sequence[Content],
+        top_k: int | None = None,
+        threshold: float | None = None,
+        place_of: PlaceOf | None = None,
     ) -> list[Predictions]:
         """``predict`` for each text, batched, in the order given."""
         check_top_k(top_k)
         check_threshold(threshold)
-        return predictions(self.probes, self.logits(texts), top_k, threshold)
+        return predictions(self.probes, self.logits(texts, place_of), top_k, threshold)
 
 
 class UniversalMultiLayerInference:
     """The probes of several layers on one pass, each by itself or as an ensemble.
 
     ``probe_dirs`` maps keys of the caller's own (usually layer numbers) to ``layer_K`` folders, or to one trained folder
-    each, whose layer is then the key. All must have the same classes.
+    each, whose layer is then the key. All must have the same classes. Texts are those of ``MultiProbeInference``.
     """
 
     def __init__(
@@ -139,7 +148,7 @@ class UniversalMultiLayerInference:
         """The layer, 1-based, that each of the caller's keys reads."""
         return {key: probes.layer for key, probes in self._sets.items()}
 
-    def predict_by_layer(self, text: str, top_k: int | None = None) -> dict[Hashable, Predictions]:
+    def predict_by_layer(self, text: Content, top_k: int | None = None) -> dict[Hashable, Predictions]:
         """The predictions of each layer by itself, under the caller's own keys."""
         check_top_k(top_k)
         found = self._scorer.logits([text])
@@ -148,21 +157,28 @@ class UniversalMultiLayerInference:
             for (key, probes), logits in zip(self._sets.items(), found, strict=True)
         }
 
-    def predict_ensemble(self, text: str, method: str = "mean", top_k: int | None = None) -> Predictions:
+    def predict_ensemble(self, text: Content, method: str = "mean", top_k: int | None = None) -> Predictions:
         """The layers together: "mean" of calibrated logits, "vote", or "stacked" on out-of-fold logits."""
         return self.predict_ensemble_batch([text], method, top_k)[0]
 
     def predict_ensemble_batch(
-        self, texts: Sequence[str], method: str = "mean", top_k: int | None = None, threshold: float | None = None
+        self,
+        texts: Sequence[Content],
+        method: str = "mean",
+        top_k: int | None = None,
+        threshold: float | None = None,
+        place_of: PlaceOf | None = None,
     ) -> list[Predictions]:
         """``predict_ensemble`` for each text, batched, in the order given. ``active`` means a probability of at least
         ``threshold`` (.5 unless given)."""
         check_top_k(top_k)
         check_threshold(threshold)
         bars = np.full(len(self.class_names), 0.5 if threshold is None else threshold)
-        return ranked(self.class_names, self.ensemble_probabilities(texts, method), bars, top_k)
+        return ranked(self.class_names, self.ensemble_probabilities(texts, method, place_of), bars, top_k)
 
-    def ensemble_probabilities(self, texts: Sequence[str], method: str = "mean") -> Float64:
+    def ensemble_probabilities(
+        self, texts: Sequence[Content], method: str = "mean", place_of: PlaceOf | None = None
+    ) -> Float64:
         """Probabilities (N, C) of the ensemble. Raises OptionError for an unknown method."""
         if method not in METHODS:
             raise OptionError(f"ensemble method {method!r} is none of {', '.join(METHODS)}.")
@@ -171,7 +187,7 @@ class UniversalMultiLayerInference:
             raise ProbeError(
                 "regression probes give values, which are not combined into probabilities: use predict_by_layer."
             )
-        logits = np.stack(self._scorer.logits(texts), axis=1)
+        logits = np.stack(self._scorer.logits(texts, place_of), axis=1)
         if method == "stacked":
             oof = out_of_fold(sets, self._folders)
             return combine_stacked(logits, fit_stackers(oof.logits, oof.labels, oof.groups))
@@ -183,7 +199,7 @@ class UniversalMultiLayerInference:
 
 
 def predict_together(
-    inferences: Mapping[str, MultiProbeInference], text: str, top_k: int | None = None
+    inferences: Mapping[str, MultiProbeInference], text: Content, top_k: int | None = None
 ) -> dict[str, Predictions]:
     """Several probe sets (cognitive actions, sentiment, ...) on one text, in one pass of their model.
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.capture.memory import read_vectors
-from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
-from strataprobe.dataset import check_text
+from strataprobe.capture.positions import READOUTS, check_rows
+from strataprobe.capture.tokens import TEMPLATES, PlaceOf, PromptForm, Tokenizer, TokenTable
+from strataprobe.content import Content, check_content
 from strataprobe.errors import DataError, ProbeError
 from strataprobe.models import LoadedModel
 from strataprobe.probes.probe import REGRESSION, ProbeSet
@@ -32,37 +33,60 @@ class Scorer:
         self._forms = [PromptForm(s.first.prefix, s.first.suffix, s.first.template) for s in self.sets]
         self._tokenizers = {form: Tokenizer(model, form) for form in dict.fromkeys(self._forms)}
 
-    def logits(self, texts: Sequence[str]) -> list[Float64]:
+    def logits(self, texts: Sequence[Content], place_of: PlaceOf | None = None) -> list[Float64]:
         """Raw logits (N, C) float64 of each probe set, in the order of ``texts``.
 
-        Raises DataError for an empty text. A text that is too long is cut at its end, and that is said.
+        A text is a string or, for probes with the chat template, a conversation: a list of ``{"role", "content"}``.
+        ``place_of(i)`` names text i in messages. Raises DataError for an empty text, and for one that has no position for
+        the probes' readout. A text that is too long is cut at its end, and that is said.
         """
-        if isinstance(texts, str):
-            raise DataError("texts is one string: pass a list of texts.")
-        checked = [check_text(text, f"text {i}") for i, text in enumerate(texts)]
+        name_of = place_of or (lambda i: f"text {i}")
+        checked = self._checked(texts, name_of)
         if not checked:
             return [np.zeros((0, len(s))) for s in self.sets]
-        rows: list[TokenRow] = []
-        first_of: dict[PromptForm, int] = {}
-        for form, tokenizer in self._tokenizers.items():
-            first_of[form] = len(rows)
-            rows += tokenizer.rows(checked)
-        n_cut = sum(row.truncated for row in rows[: len(checked)])
+        tables = {form: tokenizer.rows(checked, name_of) for form, tokenizer in self._tokenizers.items()}
+        for probes, form in zip(self.sets, self._forms, strict=True):
+            check_rows(tables[form], [probes.readout], name_of)
+        n_cut = int(np.any([table.truncated for table in tables.values()], axis=0).sum())
         if n_cut:
             note(f"{n_cut} of {len(checked)} texts were longer than {self.model.max_positions} tokens and were cut.")
         layers = sorted({s.layer for s in self.sets})
         readouts = sorted({s.readout for s in self.sets})
+        rows = TokenTable.concat(list(tables.values()))
         arrays = read_vectors(self.model, rows, layers, readouts, self.batch_tokens)
+        first_of = {form: i * len(checked) for i, form in enumerate(tables)}
         found = []
         for probes, form in zip(self.sets, self._forms, strict=True):
             begin = first_of[form]
             found.append(probes.logits(arrays[probes.readout, probes.layer][begin : begin + len(checked)]))
         return found
 
+    def _checked(self, texts: Sequence[Content], name_of: PlaceOf) -> list[Content]:
+        if isinstance(texts, str):
+            raise DataError("texts is one string: pass a list of texts.")
+        if len(texts) and all(isinstance(text, Mapping) for text in texts):
+            raise DataError("texts is one conversation: pass a list of texts or conversations.")
+        checked = [check_content(text, name_of(i)) for i, text in enumerate(texts)]
+        if all(form.template == "chat" for form in self._tokenizers):
+            return checked
+        for i, content in enumerate(checked):
+            if not isinstance(content, str):
+                raise DataError(
+                    f"{name_of(i)} is a conversation, and the probes were trained on plain text (template 'none'): "
+                    "give its text alone, or use probes that were captured with --template chat."
+                )
+        return checked
+
 
 def check_fit(model: LoadedModel, probes: ProbeSet) -> None:
     """Raise ProbeError unless the probes belong to this model, as far as their files say."""
     first, name = probes.first, model.identity.name
+    for what, value, known in (("readout", probes.readout, READOUTS), ("template", first.template, TEMPLATES)):
+        if value not in known:
+            raise ProbeError(
+                f"the probes have the {what} {value!r}, which this release does not know ({', '.join(known)}): "
+                "update strataprobe, or train probes with one of these."
+            )
     if probes.width != model.d_model:
         raise ProbeError(
             f"the probes are {probes.width} wide and {name} is {model.d_model} wide: they were trained on "
