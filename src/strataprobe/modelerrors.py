@@ -1,8 +1,37 @@
-"""What goes wrong when a model is fetched or loaded, as the sentence that helps: login, licence, network, name, disk."""
+"""What goes wrong with a model: on the way to it, as the sentence that helps (login, licence, network, name, disk), and
+when a batch does not fit into memory.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from strataprobe.errors import LoginError, ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+# As the libraries below torch put it where they raise a plain RuntimeError.
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the device or the host was not enough: a smaller batch may fit."""
+    import torch
+
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def give_back_memory(device: torch.device) -> None:
+    """Let go of what a failed batch left: to be called once its error is gone, which held the tensors."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def explained(name: str, error: BaseException) -> ModelError:

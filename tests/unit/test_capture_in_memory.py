@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import strataprobe as sp
-from builders import FAMILIES
-from plain_hook import SUFFIX, TEXTS
+from builders import FAMILIES, save_model, tiny_model
+from plain_hook import SUFFIX, TEXTS, read, relative
+from strataprobe.capture.background import BackgroundWriter
 from strataprobe.capture.check import check_model
+from strataprobe.capture.reader import BatchResult, PendingBatch, Reader
+from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.errors import DataError, ModelError, OptionError
+from strataprobe.models import load_model, wrap_model
 
 
 def test_the_package_and_the_function_of_one_name_are_both_there(tiny: Any) -> None:
@@ -33,6 +39,130 @@ def test_all_layers_and_the_readouts_of_the_kind_of_model_are_captured_unless_ot
     assert acts.layer(3).shape == (len(TEXTS), 32)
     one = sp.capture(TEXTS, tiny(family).model, tiny(family).tokenizer, layers="2", readout="last-text", suffix=" x")
     assert (one.layers, one.readout, one.info["suffix"]) == ([2], "last-text", " x")
+
+
+def test_texts_may_come_from_an_iterator_or_an_array(tiny: Any) -> None:
+    model = tiny("llama")
+    expected = sp.capture(TEXTS, model.model, model.tokenizer)
+    for texts in ((text for text in TEXTS), np.array(TEXTS)):
+        got = sp.capture(texts, model.model, model.tokenizer)
+        assert all(np.array_equal(got.layer(k), expected.layer(k)) for k in (1, 2, 3))
+    with pytest.raises(DataError, match="texts is empty"):
+        sp.capture(iter(()), model.model, model.tokenizer)
+
+
+CHAT = [
+    {"role": "user", "content": "It rained."},
+    {"role": "assistant", "content": "And the light was still on."},
+    {"role": "user", "content": "Nothing worked today."},
+]
+
+
+def test_conversations_are_read_at_their_last_message_and_where_the_assistant_ended(tiny: Any) -> None:
+    model = tiny("gemma3_text")
+    how: dict[str, Any] = {"template": "chat", "readout": ["last", "last-assistant"]}
+    whole = sp.capture([CHAT, CHAT[:2]], model.model, model.tokenizer, **how)
+    np.testing.assert_allclose(whole.layer(3, "last-assistant")[0], whole.layer(3)[1], atol=1e-5)
+    assert not np.allclose(whole.layer(3)[0], whole.layer(3)[1], atol=1e-2)
+    alone = sp.capture([CHAT], model.model, model.tokenizer, template="chat", readout="last")
+    np.testing.assert_allclose(alone.layer(3), whole.layer(3)[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ([CHAT[:1], "It rained."], "text 0 has no message by the assistant"),
+        ([CHAT, []], "text 1 has an empty list of messages"),
+        ([CHAT, [{"role": "user"}]], "text 1, message 1 has no 'content'"),
+    ],
+)
+def test_a_bad_conversation_is_named(texts: Any, sentence: str, tiny: Any) -> None:
+    with pytest.raises(DataError, match=sentence):
+        sp.capture(texts, tiny("llama").model, tiny("llama").tokenizer, template="chat", readout="last-assistant")
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "bert"])
+def test_every_token_is_kept_where_that_is_asked_for(family: str, tiny: Any) -> None:
+    model = tiny(family)
+    suffix = SUFFIX if family != "bert" else ""
+    acts = sp.capture(
+        TEXTS,
+        model.model,
+        model.tokenizer,
+        layers=[0, 1, 3],
+        readout=["last", "mean"],
+        suffix=suffix,
+        batch_tokens=150,
+        keep_tokens=True,
+    )
+    for i, text in enumerate(TEXTS):
+        plain = read(model.model, model.tokenizer, family, text, suffix=suffix)
+        for layer in (0, 1, 3):
+            tokens = acts.tokens(layer)[i]
+            assert tokens.shape == (len(plain.ids), 32)
+            assert relative(tokens, plain.layers[layer]) < 1e-5
+            assert relative(tokens[plain.own].mean(axis=0), acts.layer(layer, "mean")[i]) < 1e-6
+    assert len(acts.tokens(3)) == len(TEXTS)
+    with pytest.raises(OptionError, match="the tokens of layer 2 were not kept"):
+        acts.tokens(2)
+    with pytest.raises(OptionError, match="were not kept"):
+        sp.capture(TEXTS, model.model, model.tokenizer).tokens(3)
+
+
+def test_progress_is_shown_on_a_terminal_and_only_for_more_than_one_batch(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny("llama")
+    sp.capture(TEXTS, model.model, model.tokenizer, batch_tokens=100)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    sp.capture(TEXTS, model.model, model.tokenizer, batch_tokens=10**6)
+    assert capsys.readouterr().err == ""
+    sp.capture(TEXTS, model.model, model.tokenizer, batch_tokens=100)
+    shown = capsys.readouterr().err
+    assert "capture" in shown
+    assert f"{len(TEXTS)}/{len(TEXTS)}" in shown
+
+
+def test_texts_that_are_cut_are_counted(tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    sp.capture(TEXTS, tiny("llama").model, tiny("llama").tokenizer, max_tokens=40)
+    lengths = [len(tiny("llama").tokenizer(text)["input_ids"]) for text in TEXTS]
+    n_cut = sum(n > 40 for n in lengths)
+    assert 0 < n_cut < len(TEXTS)
+    assert f"{n_cut} of {len(TEXTS)} texts were too long and were cut at their end." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_batches_may_be_pending_together_and_be_taken_over_by_another_thread(device: str) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    plain, tokenizer = tiny_model("gemma3_text")
+    model = wrap_model(plain.to(device), tokenizer)
+    rows = list(Tokenizer(model, PromptForm(suffix=SUFFIX)).rows(TEXTS * 3))
+    batches = [slice(i, i + 4) for i in range(0, len(rows), 4)]
+    reader = Reader(model, [0, 1, 3], ["last", "mean"], [5, 9], keep_tokens=True)
+    expected = [reader.read(rows[b], TEXTS[:4]) for b in batches]
+    found: list[BatchResult] = []
+    with BackgroundWriter[PendingBatch](lambda pending: found.append(pending.result()), depth=len(batches)) as writer:
+        for batch in batches:
+            writer.put(reader.start(rows[batch], TEXTS[:4]))
+    for got, result in zip(found, expected, strict=True):
+        assert all(np.array_equal(got.vectors[key], array) for key, array in result.vectors.items())
+        assert all(np.array_equal(got.tokens[layer], array) for layer, array in result.tokens.items())
+        np.testing.assert_array_equal(got.zero_shot, result.zero_shot)
+
+
+def test_the_class_words_logits_of_the_mixed_mode_are_near_those_of_float32(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "gemma", "gemma3_text")
+    found = []
+    for dtype in ("float32", "mixed"):
+        model = load_model(folder, dtype=dtype)
+        rows = Tokenizer(model, PromptForm(suffix=SUFFIX)).rows(TEXTS)
+        result = Reader(model, [3], ["last"], [5, 9, 300]).read(list(rows), TEXTS)
+        assert result.zero_shot is not None
+        assert (result.zero_shot.shape, result.zero_shot.dtype) == ((len(TEXTS), 3), np.float32)
+        found.append(result.zero_shot)
+    assert 0 < relative(found[1], found[0]) < 5e-3
 
 
 @pytest.mark.parametrize(
@@ -82,7 +212,7 @@ def test_a_model_whose_vectors_depend_on_the_batch_is_not_trusted(tiny: Any) -> 
         handle.remove()
     assert not outcome.trusted
     assert [c.padding > outcome.tolerance for c in outcome.layers] == [False, False, True, True]
-    assert "cannot be trusted here in float32: layer " in outcome.verdict
+    assert "cannot be trusted here in float32 on cpu: layer " in outcome.verdict
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

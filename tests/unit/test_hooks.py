@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +15,7 @@ from builders import FAMILIES, tiny_model
 from plain_hook import SUFFIX, TEXTS
 from strataprobe.capture.hooks import hidden_of, run_layers
 from strataprobe.capture.reader import evaluation_mode
-from strataprobe.errors import ModelError
+from strataprobe.errors import ModelError, NonFiniteError
 from strataprobe.models import wrap_model
 
 
@@ -100,6 +101,18 @@ def test_the_pass_ends_with_no_error_of_its_own_after_the_highest_layer(tiny: An
     assert layers == [0, 2, 3]
 
 
+@pytest.mark.parametrize(("order", "ran"), [([0, 2], "[1, 3]"), ([0, 1, 1, 2], "[1, 2, 2, 3]"), ([0, 1], "[1, 2]")])
+def test_a_model_that_leaves_out_a_block_or_runs_it_twice_is_refused(order: list[int], ran: str) -> None:
+    model, tokenizer = tiny_model("llama")
+    loaded = wrap_model(model, tokenizer)
+    before = hooks_on(model)
+    model.model.layers = nn.ModuleList([loaded.blocks[i] for i in order])
+    model.config.num_hidden_layers = len(order)
+    with pytest.raises(ModelError, match=re.escape(f"layers {ran} of this model ran where [1, 2, 3] were asked for")):
+        run_layers(loaded, torch.ones(1, 4, dtype=torch.int64), None, [1, 2, 3], lambda *_: None)
+    assert hooks_on(model) == before
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("highest", [0, 1, 2, 3])
 def test_nothing_above_the_highest_layer_is_computed(family: str, highest: int, tiny: Any) -> None:
@@ -180,6 +193,25 @@ def test_a_value_that_is_not_finite_is_an_error_that_names_layer_and_text(family
         sp.capture(["It rained.", "zz"], model, tokenizer, readout="mean")
     assert sp.capture(["It rained.", "zz"], model, tokenizer, readout="mean", layers=1).n_texts == 2
     assert sp.capture(["It rained."], model, tokenizer, readout="mean").n_texts == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_helps_against_values_that_are_not_finite_depends_on_the_dtype(dtype: torch.dtype) -> None:
+    model, tokenizer = tiny_model("llama")
+    model.to(dtype)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight.fill_(float("inf"))
+    name = str(dtype).removeprefix("torch.")
+    advice = "its weights are broken, run 'strataprobe check'" if name == "float32" else "use --dtype float32"
+    with pytest.raises(NonFiniteError, match=rf"layer 2 \(last\) of .* for text 'text 0' in {name}: {advice}\.$"):
+        sp.capture(["It rained."], model, tokenizer)
+    assert sp.capture(["It rained."], model, tokenizer, layers=1).n_texts == 1
+
+
+def test_finite_values_whose_sum_is_not_are_no_error() -> None:
+    model, tokenizer = tiny_model("llama")
+    model.model.layers[2].register_forward_hook(lambda _m, _a, out: torch.full_like(out, 3e38))
+    assert sp.capture(["It rained.", "zz"], model, tokenizer, readout="last").layer(3).min() > 2.9e38
 
 
 def test_a_weight_that_overflows_is_an_error_and_never_a_row() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from strataprobe.capture.batches import CPU_BATCH_TOKENS, choose_batch_tokens, padded, plan_batches
+from strataprobe.capture.batches import (
+    CPU_BATCH_TOKENS,
+    choose_batch_tokens,
+    padded,
+    plan_batches,
+    token_size,
+    tokens_that_fit,
+)
 from strataprobe.capture.positions import Positions, check_readouts
 from strataprobe.capture.tokens import TokenRow
 from strataprobe.errors import OptionError
@@ -74,6 +82,60 @@ def test_rows_are_padded_on_the_right() -> None:
 def test_a_text_longer_than_the_budget_is_a_batch_of_its_own() -> None:
     assert [b.tolist() for b in plan_batches([5, 100, 5, 5], 10)] == [[1], [0, 2], [3]]
     assert plan_batches([], 10) == []
+
+
+def padding_of(lengths: np.ndarray, plan: list[np.ndarray]) -> float:
+    """The share of the tokens of all batches that is padding."""
+    return 1 - lengths.sum() / sum(len(rows) * lengths[rows].max() for rows in plan)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("budget", [CPU_BATCH_TOKENS, 2048])
+def test_of_many_texts_at_most_three_per_cent_is_padding_and_the_batches_are_not_tiny(seed: int, budget: int) -> None:
+    lengths = np.random.default_rng(seed).integers(25, 121, 512)
+    plan = plan_batches(lengths, budget)
+    assert padding_of(lengths, plan) <= 0.03
+    assert len(plan) <= 1.7 * lengths.sum() / budget
+    assert min(len(rows) * lengths[rows].max() for rows in plan[:-1]) >= budget / 4
+
+
+def test_a_batch_a_quarter_full_is_closed_before_its_padding_grows_and_an_emptier_one_is_not() -> None:
+    assert [b.tolist() for b in plan_batches([10] * 6 + [9] * 4, 100)] == [[*range(8)], [8, 9]]
+    assert [b.tolist() for b in plan_batches([10, 10, 5, 5, 5, 5], 100)] == [[0, 1, 2], [3, 4, 5]]
+    assert [b.tolist() for b in plan_batches([10, 5, 2, 1], 10**6)] == [[0, 1, 2, 3]]
+
+
+def test_batches_of_very_many_texts_are_planned_at_once() -> None:
+    lengths = np.random.default_rng(0).integers(8, 121, 200_000)
+    begin_s = time.perf_counter()
+    plan = plan_batches(lengths, CPU_BATCH_TOKENS)
+    assert time.perf_counter() - begin_s < 1
+    assert padding_of(lengths, plan) < 0.001
+    assert np.array_equal(np.sort(np.concatenate(plan)), np.arange(200_000))
+
+
+def test_the_budget_on_a_gpu_is_the_power_of_two_that_fits_into_half_of_the_free_memory() -> None:
+    assert tokens_that_fit(2 * 5000 * 1000, 1000) == 4096
+    assert tokens_that_fit(2 * 4096 * 1000, 1000) == 4096
+    assert tokens_that_fit(2 * 4096 * 1000 - 1, 1000) == 2048
+    assert tokens_that_fit(10**12, 1000) == 32768
+    assert tokens_that_fit(0, 1000) == 2048
+
+
+def test_a_token_takes_more_of_a_gpu_in_wider_models_larger_numbers_and_where_more_of_it_is_kept() -> None:
+    gemma = {"width": 2560, "inner": 10240, "heads_width": 2048, "element_bytes": 2, "n_vectors": 68}
+    size = token_size(**gemma)
+    assert 100_000 < size < 400_000
+    for name, more in (
+        ("width", 5120),
+        ("inner", 20480),
+        ("heads_width", 4096),
+        ("element_bytes", 4),
+        ("n_vectors", 200),
+    ):
+        assert token_size(**{**gemma, name: more}) > size
+    assert token_size(**gemma, n_token_layers=34) == size + 34 * 2560 * 4
+    assert tokens_that_fit(6 * 2**30, size) == 16384  # beside a model of 4B in the memory of a small GPU
 
 
 def test_the_budget_on_a_cpu_is_one_fixed_number(tiny: Any) -> None:

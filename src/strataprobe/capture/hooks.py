@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -38,13 +39,17 @@ def run_layers(model: LoadedModel, ids: Tensor, mask: Tensor | None, layers: Seq
 
     Layer 0 is what enters the first block. ``mask`` (B, T) is 1 on real tokens; None for causal models padded on the
     right, whose real tokens never see the padding. Layers arrive in ascending order; the pass ends after the highest.
+
+    Raises ModelError for a model that leaves out one of their blocks, or runs it more than once.
     """
     highest = max(layers)
+    arrived: list[int] = []
     shape = (int(ids.shape[0]), int(ids.shape[1]))
     handles = []
 
     def after(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _args: Any, output: Any) -> None:
+            arrived.append(layer)
             receive(layer, hidden_of(output, shape))
             if layer == highest:
                 raise _Enough
@@ -52,6 +57,7 @@ def run_layers(model: LoadedModel, ids: Tensor, mask: Tensor | None, layers: Seq
         return hook
 
     def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        arrived.append(0)
         receive(0, hidden_of(args[0] if args else kwargs["hidden_states"], shape))
         if highest == 0:
             raise _Enough
@@ -62,12 +68,13 @@ def run_layers(model: LoadedModel, ids: Tensor, mask: Tensor | None, layers: Seq
         for layer in sorted(set(layers) - {0}):
             handles.append(model.blocks[layer - 1].register_forward_hook(after(layer)))
         extra = {"use_cache": False} if model.kind == "decoder" else {}
-        with torch.inference_mode():
-            try:
-                model.body(input_ids=ids, attention_mask=mask, **extra)
-            except _Enough:
-                return
+        with torch.inference_mode(), suppress(_Enough):
+            model.body(input_ids=ids, attention_mask=mask, **extra)
     finally:
         for handle in handles:
             handle.remove()
-    raise RuntimeError(f"the pass ended before layer {highest} was reached")
+    if arrived != sorted(set(layers)):
+        raise ModelError(
+            f"layers {arrived} of this model ran where {sorted(set(layers))} were asked for: models that leave out blocks "
+            "or run them again cannot be read."
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from strataprobe.errors import BackendError
 from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, Stops, Watch, first_part, token_texts
 from strataprobe.generate.prompts import Messages
+from strataprobe.modelerrors import give_back_memory, is_out_of_memory
 from strataprobe.models import LoadedModel
 
 TOP_P = 0.95
@@ -85,7 +86,7 @@ class Decoder:
         return min(1 << max(rows.bit_length() - 1, 0), _MOST_ROWS)
 
     def generated(self, rows: Sequence[list[int]], draw: Draw) -> list[Answer] | None:
-        """The answers of one batch, None when it did not fit into the memory of the GPU.
+        """The answers of one batch, None when it did not fit into memory.
 
         Raises BackendError when the model's values are not finite.
         """
@@ -100,16 +101,17 @@ class Decoder:
                     generation_config=self.settings(draw),
                     stopping_criteria=[watch],
                 )
-        except torch.OutOfMemoryError:
-            made = None
-        except RuntimeError as error:
-            if "probability tensor" in str(error) or "device-side assert" in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                made = None
+            elif "probability tensor" in str(error) or "device-side assert" in str(error):
                 raise BackendError(
                     f"{self.name} gave values that are not finite in {self.dtype}: use --dtype float32."
                 ) from error
-            raise
+            else:
+                raise
         if made is None:  # not in the handler, where the error still holds what filled the memory
-            torch.cuda.empty_cache()
+            give_back_memory(self.device)
             return None
         return self._answers(made[:, ids.shape[1] :].tolist(), watch, stops)
 
