@@ -69,7 +69,7 @@ def test_the_make_commands_are_targets_of_the_makefile() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/decisions/README.md"])
+@pytest.mark.parametrize("page", ["README.md", "CHANGELOG.md", "docs/capture.md", "docs/decisions/README.md"])
 def test_links_lead_somewhere(page: str) -> None:
     path = REPO / page
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text("utf-8")):
