@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from strataprobe.store import TEXTS_NAME, layer_file_name, write_layer_file
+from strataprobe.layerfile import write_layer_file
+from strataprobe.store import TEXTS_NAME, layer_file_name
 
 GOOD, BAD = ("sunny", "smile", "garden", "bright"), ("rain", "broken", "lost", "cold")
 SPLITS = ("train", "val", "test")

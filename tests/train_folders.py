@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from strataprobe.dataset import SPLITS
-from strataprobe.store import layer_file_name, write_layer_file
+from strataprobe.layerfile import write_layer_file
+from strataprobe.store import layer_file_name
 
 SUFFIX = "\n\nThe sentiment of this section is"
 

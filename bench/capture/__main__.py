@@ -5,9 +5,9 @@
     python -m bench.capture --model gemma3-4b --device cuda --dtype bfloat16 --texts-slow 100
     python -m bench.capture --model gemma3-4b --device cuda --dtype mixed
 
-Weights are random. A round runs every way once; every other round runs them the other way round. Ways that read one text
-at a time are slow: ``--texts-slow N`` gives them N random texts a round, and their seconds are scaled by the tokens. Writes
-bench/results/NAME.json and NAME.md.
+Weights are random. A round runs every way once; every other round runs them the other way round. The other ways are slow:
+``--texts-slow N`` gives those that read one text at a time N random texts a round, ``--texts-batched N`` the batched ones,
+and their seconds are scaled by the tokens. Writes bench/results/NAME.json and NAME.md.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def results(bench: Bench, contest: Contest, loading_s: float) -> dict[str, Any]:
         "lengths": [int(contest.lengths.min()), int(contest.lengths.max())],
         "layers": contest.model.n_layers,
         "rounds": len(bench.rounds),
-        "texts_slow": min(bench.texts_slow, len(contest.lengths)),
+        "texts_picked": {share: min(n, len(contest.lengths)) for share, n in bench.n_texts.items()},
         "batches": len(contest.plan),
         "padding_share": round(contest.padding_share, 5),
         "loading_s": round(loading_s, 3),
@@ -125,18 +125,18 @@ def run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     loading_s = time.perf_counter() - started_s
     plain = load_model(folder / "model", dtype="float32", device=chosen.device) if chosen.dtype == "mixed" else None
 
-    def bench_of(file: Path, texts_slow: int) -> tuple[Bench, Contest]:
+    def bench_of(file: Path, n_slow: int, n_batched: int) -> tuple[Bench, Contest]:
         contest = Contest(model, file, folder, chosen.batch_tokens)
         ways = ways_of(contest, "bcde" if plain else chosen.without)
         if plain:
             ways += float32_ways(Contest(plain, file, folder, chosen.batch_tokens))
-        return Bench(ways, texts_slow), contest
+        return Bench(ways, {"one at a time": n_slow, "batched": n_batched}), contest
 
-    bench_of(warm, 4)[0].round(0)
-    bench, contest = bench_of(texts, chosen.texts_slow or n_texts)
+    bench_of(warm, 4, 4)[0].round(0)
+    bench, contest = bench_of(texts, chosen.texts_slow or n_texts, chosen.texts_batched or n_texts)
     if device.type == "cuda":  # takes its memory once
         bench.round(0)
-        bench = Bench(bench.ways, bench.texts_slow)
+        bench = Bench(bench.ways, bench.n_texts)
     for turn in range(chosen.rounds):
         bench.round(turn)
         print(f"round {turn + 1}: {bench.rounds[-1]}", file=sys.stderr, flush=True)
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--texts", type=int, help="512, or 1,400 for gemma3-4b")
     parser.add_argument("--texts-slow", type=int, help="texts a round for (b) and (c), all without it")
+    parser.add_argument("--texts-batched", type=int, help="texts a round for (d) and (e), all without it")
     parser.add_argument("--batch-tokens", default="auto")
     parser.add_argument("--without", default="", help="letters of the ways left out, for example ce")
     parser.add_argument("--threads", type=int, default=2)

@@ -110,13 +110,13 @@ class Contest:
                 found.append(torch.stack([hidden[0, -1] for hidden in states[1:]]).float().cpu())
         return _by_layer(found)
 
-    def sorted_batches(self) -> Layers:
-        """The batches of our plan through the causal class with ``output_hidden_states``."""
+    def sorted_batches(self, picked: Picked) -> Layers:
+        """Batches as our plan makes them through the causal class with ``output_hidden_states``."""
         module: Any = self.model.model
-        kept = {layer: np.empty((len(self.rows), self.model.d_model), dtype=np.float32) for layer in self.numbers}
+        kept = {layer: np.empty((len(picked), self.model.d_model), dtype=np.float32) for layer in self.numbers}
         with torch.no_grad():
-            for batch in self.plan:
-                ids, mask = self._padded(batch)
+            for batch in plan_batches(self.lengths[picked], self.batch_tokens):
+                ids, mask = self._padded(picked[batch])
                 states = module(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
                 row, last = torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1
                 vectors = torch.stack([hidden[row, last] for hidden in states[1:]]).float().cpu().numpy()
@@ -140,11 +140,11 @@ class Contest:
                 found.append(torch.stack(saved).float().cpu())
         return _by_layer(found)
 
-    def nnterp(self) -> Layers:
+    def nnterp(self, picked: Picked) -> Layers:
         """nnterp's batched collect, which ends the pass after the last layer; texts in file order."""
         with _nnterp_with_this_nnsight():
             from nnterp.nnsight_utils import collect_token_activations_batched
-        ids = [row.ids.tolist() for row in self.rows]
+        ids = [self.rows[int(i)].ids.tolist() for i in picked]
         vectors = collect_token_activations_batched(self._traced(body_only=False), ids, NNTERP_BATCH)
         return {layer: vectors[layer - 1].float().numpy() for layer in self.numbers}
 

@@ -22,9 +22,13 @@ def page(document: dict[str, Any]) -> str:
 
 def _heading(document: dict[str, Any]) -> str:
     machine, found, versions = document["machine"], document["results"], document["versions"]
-    slow = f"{found['texts_slow']} random texts a round, scaled by the tokens" if _scaled(found) else "all texts"
+    picked = {
+        share: f"{n} random texts a round, scaled by the tokens" if n < found["texts"] else "all texts"
+        for share, n in found["texts_picked"].items()
+    }
     others = (
-        f" The others keep the last token alone, in memory. One text at a time: {slow}. As people run them, (b), (c) and "
+        f" The others keep the last token alone, in memory. Those that read one text "
+        f"at a time: {picked['one at a time']}; batched: {picked['batched']}. As people run them, (b), (c) and "
         "(d) compute the LM head and keep a cache; (e) stops after the last layer, without a head; it is nnterp's "
         "collect over nnsight's own model class, since nnterp's does not load with this nnsight "
         "(nor does the collect, unless one import of it is led to where nnsight keeps that class now)."
@@ -49,10 +53,6 @@ def _heading(document: dict[str, Any]) -> str:
             + others,
         ]
     )
-
-
-def _scaled(found: dict[str, Any]) -> bool:
-    return bool(found["texts_slow"] < found["texts"])
 
 
 def _ways(found: dict[str, Any]) -> str:

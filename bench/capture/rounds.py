@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,16 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2, "mixed": 1e-2}
 
 
 class Way(NamedTuple):
-    """One way of reading: ``run`` gets the texts picked for it (all, unless it is ``slow``) and gives layers, or None.
+    """One way of reading: ``run`` gets the texts picked for it and gives layers, or None.
 
+    ``share`` names how many those are: all, those of the ways that read one text at a time, or of the batched ones.
     ``normed``: its last layer lies behind the final norm. ``against``: the way whose vectors it must give.
     """
 
     name: str
     contest: Contest
     run: Callable[[Picked], Layers | None]
-    slow: bool = False
+    share: Literal["all", "one at a time", "batched"] = "all"
     normed: bool = False
     against: str = READING
 
@@ -44,12 +45,12 @@ def ways_of(contest: Contest, without: str) -> list[Way]:
         contest.floor()
 
     others = [
-        Way("(b) hidden_states, one text at a time", contest, lambda p: contest.alone(p, False), True, True),
-        Way("(b) the same, body only", contest, lambda p: contest.alone(p, True), True, True),
-        Way("(c) nnsight trace, one text at a time", contest, lambda p: contest.nnsight(p, False), True),
-        Way("(c) the same, body only", contest, lambda p: contest.nnsight(p, True), True),
-        Way("(d) hidden_states, our batches", contest, lambda _: contest.sorted_batches(), normed=True),
-        Way(f"(e) nnterp, batches of {NNTERP_BATCH}", contest, lambda _: contest.nnterp()),
+        Way("(b) hidden_states, one text at a time", contest, lambda p: contest.alone(p, False), "one at a time", True),
+        Way("(b) the same, body only", contest, lambda p: contest.alone(p, True), "one at a time", True),
+        Way("(c) nnsight trace, one text at a time", contest, lambda p: contest.nnsight(p, False), "one at a time"),
+        Way("(c) the same, body only", contest, lambda p: contest.nnsight(p, True), "one at a time"),
+        Way("(d) hidden_states, our batches", contest, contest.sorted_batches, "batched", True),
+        Way(f"(e) nnterp, batches of {NNTERP_BATCH}", contest, contest.nnterp, "batched"),
     ]
     ours = [
         Way(FLOOR, contest, floor),
@@ -74,8 +75,8 @@ def float32_ways(contest: Contest) -> list[Way]:
 class Bench:
     """Times the ways round by round, and keeps what each took and how far its vectors were from ours."""
 
-    def __init__(self, ways: Sequence[Way], texts_slow: int) -> None:
-        self.ways, self.texts_slow = list(ways), texts_slow
+    def __init__(self, ways: Sequence[Way], n_texts: dict[str, int]) -> None:
+        self.ways, self.n_texts = list(ways), n_texts
         self.rounds: list[dict[str, float]] = []
         self.cpu_rounds: list[dict[str, float]] = []
         self.parts: list[dict[str, tuple[float, float]]] = []
@@ -83,7 +84,7 @@ class Bench:
         self.peaks_bytes: dict[str, int] = {}
 
     def round(self, turn: int) -> None:
-        """Every way once, all texts, the slow ones those picked for this round."""
+        """Every way once, on all texts or on those picked for it in this round."""
         rng = np.random.default_rng(turn)
         took_s: dict[str, float] = {}
         cpu_s: dict[str, float] = {}
@@ -91,8 +92,9 @@ class Bench:
         for way in self.ways if turn % 2 == 0 else reversed(self.ways):
             contest, device = way.contest, way.contest.model.device
             picked, scale = contest.everything, 1.0
-            if way.slow and self.texts_slow < len(picked):
-                picked = np.sort(rng.choice(picked, self.texts_slow, replace=False))
+            n_texts = self.n_texts.get(way.share, len(picked))
+            if n_texts < len(picked):
+                picked = np.sort(rng.choice(picked, n_texts, replace=False))
                 scale = float(contest.lengths.sum() / contest.lengths[picked].sum())
             gc.collect()
             if device.type == "cuda":

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from strataprobe.content import NOT_A_NAME, Content, content_of
-from strataprobe.content import check_content as check_content
-from strataprobe.content import check_text as check_text
 from strataprobe.errors import DataError
 from strataprobe.manifest import read_manifest, sha256_json
 from strataprobe.neardup import near_duplicate_groups

@@ -47,6 +47,14 @@ def release_lock(final: Path) -> None:
     _release(_lock_path(final))
 
 
+def remove_stale_lock(final: Path) -> None:
+    """Remove the lock's file where a process that was killed left it; one that is held by another process stays."""
+    if _lock_path(final).exists():
+        with suppress(StageError):
+            take_lock(final)
+            release_lock(final)
+
+
 def _lock_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.lock").absolute()
 

@@ -11,19 +11,22 @@ import json
 import os
 import platform
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from strataprobe.errors import StageError
-from strataprobe.locks import release_lock, take_lock
+from strataprobe.locks import release_lock, remove_stale_lock, take_lock
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 _KEY_NAME = "stage_key.json"
+_HASHES_AT_ONCE = min(4, os.cpu_count() or 1)
 _LIBRARIES = ("strataprobe", "torch", "transformers", "tokenizers", "safetensors", "h5py", "numpy", "scikit-learn")
 
 
@@ -88,7 +91,9 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     """A record of every file below ``folder`` but the manifest and hidden files, sorted by path."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     names = {p.relative_to(folder).as_posix(): p for p in paths}
-    return {n: record_file(p) for n, p in names.items() if n not in (MANIFEST_NAME, _KEY_NAME) and "/." not in f"/{n}"}
+    wanted = [n for n in names if n not in (MANIFEST_NAME, _KEY_NAME) and "/." not in f"/{n}"]
+    with ThreadPoolExecutor(_HASHES_AT_ONCE) as pool:
+        return dict(zip(wanted, pool.map(record_file, (names[n] for n in wanted)), strict=True))
 
 
 def library_versions() -> dict[str, str]:
@@ -102,16 +107,16 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+@contextmanager
+def atomic_file(path: Path, buffering: int = -1) -> Iterator[BinaryIO]:
     """Write a file aside, flush it to disk, and rename it into place: a reader sees the old file or the new one.
 
-    Raises StageError when there is no space left.
+    What is written can be read again. ``buffering`` is that of ``open``. Raises StageError when there is no space left.
     """
-    payload = data.encode("utf-8") if isinstance(data, str) else data
     aside = path.with_name(f".{path.name}.tmp")
     try:
-        with aside.open("wb") as file:
-            file.write(payload)
+        with aside.open("w+b", buffering) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -122,6 +127,12 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             f"{path} could not be written: {error.strerror or error}; free some space or choose another "
             "--out, then run the same command again."
         ) from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a whole file as ``atomic_file`` does."""
+    with atomic_file(path) as file:
+        file.write(data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -250,7 +261,7 @@ class StageFolder:
         if (self.final / _KEY_NAME).is_file():  # killed in the last moment of ``commit``
             (self.final / _KEY_NAME).unlink()
         if not self.work.is_dir():
-            release_lock(self.final)
+            remove_stale_lock(self.final)
         return manifest
 
     def _refuse_damaged(self, manifest: Manifest) -> None:

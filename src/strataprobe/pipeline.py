@@ -57,6 +57,7 @@ class RunOptions:
     batch_tokens: int | str = "auto"
     dtype: str = "auto"
     device: str = "auto"
+    keep_tokens: bool = False
     probe: str = "logistic"
 
 
@@ -146,7 +147,7 @@ def run(options: RunOptions) -> dict[str, Any]:
 
     def texts_that_can_be_trained_on() -> Any:
         manifest = texts()
-        check_trainable(read_dataset(data), str(options.data or data))
+        check_trainable(read_dataset(data, keep_fields=False), str(options.data or data))
         return manifest
 
     def vectors() -> Any:
@@ -164,6 +165,7 @@ def run(options: RunOptions) -> dict[str, Any]:
             dtype=options.dtype,
             device=options.device,
             evals=options.evals,
+            keep_tokens=options.keep_tokens,
             seed=options.seed,
         )
 

@@ -1,4 +1,4 @@
-"""Activations on disk: one HDF5 file a layer, read one layer and split at a time.
+"""Activations on disk, and in memory: one HDF5 file a layer, read one layer and split at a time.
 
 Each file has the groups ``train``, ``val``, ``test`` (or ``eval``), and in each group the data sets ``activations`` (n, D)
 float32 of the primary readout, ``activations_{readout}`` for further ones, ``labels`` (n,) int64 (-1: no label), ``ids``
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from strataprobe.dataset import SPLITS
 from strataprobe.errors import OptionError, StageError
-from strataprobe.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file, write_atomic
+from strataprobe.manifest import MANIFEST_NAME, Manifest, read_manifest, sha256_file
 from strataprobe.textfiles import parse_jsonl
+from strataprobe.tokenfile import TokenRows, read_token_file, token_file_name
 
 FORMAT_VERSION = 1
 SITE = "resid_post"
@@ -43,12 +44,20 @@ class LayerRows(NamedTuple):
 
 
 class Activations:
-    """Activations in memory: what ``capture`` returns. Row order is that of the texts."""
+    """Activations in memory: what ``capture`` returns. Row order is that of the texts.
+
+    ``arrays`` are (N, D) float32 by (readout, layer); ``tokens`` N arrays (T, D) float32 by layer, where they were kept.
+    """
 
     def __init__(
-        self, arrays: Mapping[tuple[str, int], FloatArray], readouts: Sequence[str], info: dict[str, Any]
+        self,
+        arrays: Mapping[tuple[str, int], FloatArray],
+        readouts: Sequence[str],
+        info: dict[str, Any],
+        tokens: Mapping[int, list[FloatArray]] | None = None,
     ) -> None:
         self._arrays = dict(arrays)
+        self._tokens = dict(tokens or {})
         self.readouts = list(readouts)
         self.info = dict(info)
         self.layers = sorted({layer for _, layer in self._arrays})
@@ -75,6 +84,18 @@ class Activations:
         if key not in self._arrays:
             raise OptionError(f"layer {layer} was not captured; there are: {span(self.layers)}.")
         return self._arrays[key]
+
+    def tokens(self, layer: int) -> list[FloatArray]:
+        """Every token of each text at one layer, N arrays (T, D) float32.
+
+        Raises OptionError when the layer's tokens were not kept.
+        """
+        if layer not in self._tokens:
+            raise OptionError(
+                f"the tokens of layer {layer} were not kept; there are those of {span(self._tokens)}: capture with "
+                "keep_tokens=True."
+            )
+        return self._tokens[layer]
 
     def __repr__(self) -> str:
         return f"Activations({self.n_texts} texts, layers {span(self.layers)}, readouts {', '.join(self.readouts)})"
@@ -124,36 +145,6 @@ def parse_layers(asked: str | int | Iterable[int] | None, n_layers: int) -> list
 def layer_file_name(layer: int, eval_name: str | None = None) -> str:
     """Name of one layer's file."""
     return f"layer_{layer}_activations.h5" if eval_name is None else f"layer_{layer}_eval_{eval_name}.h5"
-
-
-def write_layer_file(path: Path, *, splits: Mapping[str, Mapping[str, Any]], attrs: Mapping[str, Any]) -> None:
-    """Write one layer's HDF5 file aside, then rename it.
-
-    ``splits`` maps a group name to its data sets: ``activations`` {readout: (n, D) float32}, primary first, ``labels``
-    (n,), ``ids``, ``groups`` and optionally ``targets``. The same arguments give the same bytes: no time or path is
-    stored. Raises StageError when there is no space left.
-    """
-    text_type = h5py.string_dtype("utf-8")
-    # made in memory: on a full disk the HDF5 library ends the process instead of raising
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        for name, value in attrs.items():
-            if isinstance(value, (list, tuple)):
-                file.attrs.create(name, list(value), shape=(len(value),), dtype=text_type)
-            else:
-                file.attrs[name] = value
-        for split, columns in splits.items():
-            group = file.create_group(split)
-            for i, (readout, array) in enumerate(columns["activations"].items()):
-                name = "activations" if i == 0 else f"activations_{readout}"
-                group.create_dataset(name, data=np.ascontiguousarray(array, dtype=np.float32))
-            group.create_dataset("labels", data=np.asarray(columns["labels"], dtype=np.int64))
-            for name in ("ids", "groups"):
-                group.create_dataset(name, data=list(columns[name]), shape=(len(columns[name]),), dtype=text_type)
-            if columns.get("targets") is not None:
-                group.create_dataset("targets", data=np.asarray(columns["targets"], dtype=np.float32))
-        file.flush()
-        image = file.id.get_file_image()
-    write_atomic(path, image)
 
 
 class ActivationFolder:
@@ -240,6 +231,13 @@ class ActivationFolder:
         if not path.is_file():
             raise StageError(f"{path} is missing: run capture with --eval {name}=FILE and this layer.")
         return self._read(path, "eval", layer, readout)
+
+    def read_tokens(self, layer: int, split: str, eval_name: str | None = None) -> TokenRows:
+        """Every token of one split ("train", "val", "test") of one layer, or with ``eval_name`` of split "eval".
+
+        Raises StageError when the tokens were not kept, or the file is damaged.
+        """
+        return read_token_file(self.path / token_file_name(layer, eval_name), split)
 
     def texts(self) -> list[dict[str, Any]]:
         """Rows of ``texts.jsonl``: id, text, label, split, group, n_tokens, zero_shot; empty where there is no such file."""

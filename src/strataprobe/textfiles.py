@@ -34,11 +34,6 @@ def iter_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a file at once. Raises DataError as ``iter_rows`` does."""
-    return list(iter_rows(path))
-
-
 def parse_jsonl(lines: Iterable[str], source: str) -> Iterator[Row]:
     """Rows of JSONL lines, blank lines passed over. Raises DataError naming the line that is not a JSON object."""
     for number, line in enumerate(lines, start=1):

@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
+import torch
 
 import strataprobe.capture.job as job_module
 import strataprobe.manifest as manifest_module
@@ -28,7 +31,8 @@ from stage_runs import (
     shards_of,
     stage,
 )
-from strataprobe.capture.shards import ShardFolder
+from strataprobe.capture.shardfile import write_shard
+from strataprobe.capture.shards import PLAN_NAME, Plan, ShardFolder
 from strataprobe.errors import StageError
 from strataprobe.models import load_model
 from strataprobe.store import ActivationFolder
@@ -65,7 +69,7 @@ def test_a_capture_killed_in_the_middle_goes_on_at_its_next_batch(
     assert process.returncode == -signal.SIGKILL
     done = shards_of(out)
     model = load_model(llama_folder)
-    plan = json.loads((out.with_name(".activations.shards") / "main" / "plan.json").read_text())
+    plan = Plan.read(out.with_name(".activations.shards") / "main" / PLAN_NAME)
     assert 4 <= len(done) < len(plan) - 2
     assert not out.exists()
 
@@ -156,6 +160,16 @@ def test_a_kill_after_everything_is_in_place_leaves_nothing_behind_at_the_next_r
     assert data_files(out) == whole
 
 
+def test_the_lock_of_a_process_killed_in_its_last_moment_is_removed_at_the_next_run(
+    texts: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    stage(texts, model, out)
+    (tmp_path / ".activations.lock").touch()
+    stage(texts, model, out)
+    only_the_result(out)
+
+
 def test_layers_asked_for_later_are_captured_alone_and_the_set_is_as_if_captured_at_once(
     texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,16 +235,15 @@ def test_a_full_disk_is_a_sentence_and_finished_batches_are_kept(
     import strataprobe.capture.shards as shards_module
 
     out = tmp_path / "activations"
-    real = shards_module.save_file
+    real = shards_module.write_shard
 
-    def full(tensors: Any, path: Path) -> None:
+    def full(path: Path, arrays: Any) -> None:
         if "000003" in path.name:
-            path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        real(tensors, path)
+        real(path, arrays)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards_module, "save_file", full)
+        patch.setattr(shards_module, "write_shard", full)
         with pytest.raises(StageError, match="free some space, then run the same command again"):
             stage(texts, llama_folder, out)
     assert sorted(shards_of(out)) == [f"00000{i}.safetensors" for i in range(3)]
@@ -250,7 +263,11 @@ def test_a_full_disk_while_layers_are_added_is_a_sentence_and_reads_nothing_agai
             raise OSError(28, "No space left on device")
         real(source, target)
 
+    def no_links(*_: Any) -> None:
+        raise OSError(1, "Operation not permitted")
+
     with monkeypatch.context() as patch:
+        patch.setattr(os, "link", no_links)
         patch.setattr(shutil, "copyfile", full)
         with pytest.raises(StageError, match=r"layer_5_activations.h5 could not be written .*free some space"):
             stage(texts, model, out)
@@ -261,18 +278,147 @@ def test_a_full_disk_while_layers_are_added_is_a_sentence_and_reads_nothing_agai
     only_the_result(out)
 
 
-def test_a_shard_cut_short_is_named(
-    texts: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "activations"
+def interrupted_before_closing(texts: Path, model: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An attempt that has read everything and closed nothing: the folder of its shards."""
     with monkeypatch.context() as patch:
         patch.setattr(job_module, "close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
-            stage(texts, llama_folder, out)
+            stage(texts, model, out)
+    return out.with_name(".activations.shards") / "main"
+
+
+@pytest.mark.parametrize("cut", [0, 5, 300, -4])
+def test_a_shard_cut_short_is_read_again_and_no_other(
+    cut: int,
+    texts: Path,
+    llama_folder: Path,
+    whole: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    shards = interrupted_before_closing(texts, model, out, monkeypatch)
+    for name in ("000001", "000003"):
+        shard = shards / f"{name}.safetensors"
+        shard.write_bytes(shard.read_bytes()[:cut])
+    with counted(model) as passes:
+        stage(texts, model, out)
+    assert len(passes) == 2
+    assert "capture: 2 batches on disk were damaged and are read again." in capsys.readouterr().err
+    assert data_files(out) == whole
+    only_the_result(out)
+
+
+def test_a_shard_with_fewer_rows_than_its_batch_is_read_again(
+    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    shard = interrupted_before_closing(texts, model, out, monkeypatch) / "000001.safetensors"
+    write_shard(shard, {name: array[1:] for name, array in safetensors.numpy.load_file(shard).items()})
+    with counted(model) as passes:
+        stage(texts, model, out)
+    assert len(passes) == 1
+    assert data_files(out) == whole
+
+
+def test_a_shard_damaged_while_closing_is_named_and_the_same_command_mends_it(
+    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "activations"
     shard = out.with_name(".activations.shards") / "main" / "000001.safetensors"
-    shard.write_bytes(shard.read_bytes()[:-40])
-    with pytest.raises(StageError, match=r"000001.safetensors is damaged .*delete it and run the same command again"):
+    real = job_module.close_layers
+
+    def damage(*arguments: Any) -> None:
+        shard.write_bytes(shard.read_bytes()[:-40])
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job_module, "close_layers", damage)
+        with pytest.raises(StageError, match=r"000001.safetensors is damaged .*run the same command again"):
+            stage(texts, llama_folder, out)
+    assert not out.exists()
+    stage(texts, llama_folder, out)
+    assert data_files(out) == whole
+    only_the_result(out)
+
+
+def test_shards_without_their_plan_are_read_again(
+    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    (interrupted_before_closing(texts, model, out, monkeypatch) / PLAN_NAME).unlink()
+    with counted(model) as passes:
+        stage(texts, model, out, batch_tokens=2 * BATCH_TOKENS)
+    assert len(passes) > 3
+    assert {p.name for p in out.iterdir()} == {*whole, "manifest.json"}
+    only_the_result(out)
+
+
+def test_a_plan_that_is_damaged_is_a_sentence(
+    texts: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "activations"
+    plan = interrupted_before_closing(texts, llama_folder, out, monkeypatch) / PLAN_NAME
+    plan.write_bytes(plan.read_bytes()[:100])
+    with pytest.raises(StageError, match=r"plan.npz is damaged .*: delete .*\.activations\.shards"):
         stage(texts, llama_folder, out)
-    shard.unlink()
+    shutil.rmtree(out.with_name(".activations.shards"))
     stage(texts, llama_folder, out)
     only_the_result(out)
+
+
+def test_the_batches_of_an_interrupted_attempt_are_kept_whatever_budget_is_asked_for(
+    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    shards = interrupted_before_closing(texts, model, out, monkeypatch)
+    for batch in (0, 2):
+        (shards / f"{batch:06d}.safetensors").unlink()
+    manifest = stage(texts, model, out, batch_tokens=4000)
+    assert data_files(out) == whole
+    assert manifest.details["batch_tokens"] == BATCH_TOKENS
+    assert manifest.details["n_batches"] > 5
+
+
+def test_after_an_out_of_memory_a_resumed_attempt_goes_on_with_smaller_batches_and_the_manifest_says_so(
+    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    shapes: list[int] = []
+
+    def too_large(_module: Any, inputs: Any) -> None:
+        shapes.append(inputs[0].shape[0] * inputs[0].shape[1])
+        if shapes[-1] > 100:
+            raise torch.OutOfMemoryError("out of memory")
+        if len(shapes) > 12:
+            raise KeyboardInterrupt
+
+    handle = model.blocks[2].register_forward_pre_hook(too_large)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stage(texts, model, out)
+        assert "capture: out of memory with" in capsys.readouterr().err
+        n_tried = len([n for n in shapes if n > 100])
+        assert n_tried > 0
+        shapes.clear()
+        handle.remove()
+        handle = model.blocks[2].register_forward_pre_hook(
+            lambda _m, inputs: shapes.append(inputs[0].shape[:2].numel())
+        )
+        manifest = stage(texts, model, out)
+    finally:
+        handle.remove()
+    assert max(shapes) <= 100
+    assert manifest.details["out_of_memory_splits"] == n_tried
+    assert "within the tolerance" in manifest.details["exactness"]
+    files = data_files(out)
+    assert sorted(files) == sorted(whole)
+    undisturbed = stage(texts, model, tmp_path / "undisturbed")
+    assert undisturbed.details["out_of_memory_splits"] == 0
+    assert "exactness" not in undisturbed.details
+    for layer in range(7):
+        for split in ("train", "val", "test"):
+            one, two = (ActivationFolder.open(path).read(layer, split) for path in (out, tmp_path / "undisturbed"))
+            np.testing.assert_allclose(one.activations, two.activations, rtol=1e-4, atol=1e-5)
+            assert one.ids == two.ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from builders import save_model, tiny_model
 from stage_runs import (
+    BATCH_TOKENS,
     counted,
     data_files,
     everything,
@@ -19,6 +21,7 @@ from stage_runs import (
     shards_of,
     stage,
 )
+from strataprobe.capture.batches import CPU_BATCH_TOKENS
 from strataprobe.capture.run import capture_stage
 from strataprobe.errors import DataError, ModelError, NonFiniteError, OptionError, StageError
 from strataprobe.models import load_model
@@ -135,7 +138,7 @@ def test_after_a_value_that_is_not_finite_another_dtype_may_begin_anew(
     out, model = tmp_path / "activations", load_model(llama_folder)
     handle = model.blocks[1].register_forward_hook(lambda _m, _a, out: torch.full_like(out, float("nan")))
     try:
-        with pytest.raises(NonFiniteError, match="--dtype float32"):
+        with pytest.raises(NonFiniteError, match=r"layer 2 \(mean\) of tiny-llama is not finite"):
             stage(texts, model, out, readouts=["mean"])
     finally:
         handle.remove()
@@ -200,7 +203,7 @@ def test_what_is_chosen_automatically_is_said_with_its_reason(
     for line in (
         "device: cpu (auto: ",
         "dtype: float32 (auto: ",
-        "batch-tokens: 2,048 (auto: ",
+        f"batch-tokens: {CPU_BATCH_TOKENS:,} (auto: ",
         "readout: last, mean (auto: ",
     ):
         assert line in said
@@ -224,3 +227,33 @@ def test_an_encoder_reads_the_mean_without_the_recipes_suffix(texts: Path, tmp_p
     assert (folder.readouts, folder.info["suffix"]) == (["mean"], "")
     assert all("zero_shot" not in row for row in folder.texts())
     assert np.isfinite(folder.read(3, "train").activations).all()
+
+
+def test_the_manifest_says_how_the_texts_were_batched(texts: Path, llama_folder: Path, tmp_path: Path) -> None:
+    model, shapes = load_model(llama_folder), list[int]()
+    handle = model.blocks[0].register_forward_pre_hook(lambda _m, inputs: shapes.append(inputs[0].shape[:2].numel()))
+    try:
+        details = stage(texts, model, tmp_path / "activations").details
+    finally:
+        handle.remove()
+    assert (details["batch_tokens"], details["n_batches"]) == (BATCH_TOKENS, len(shapes))
+    n_tokens = details["captured"]["main"]["n_tokens"]
+    assert details["padding_share"] == round(1 - n_tokens / sum(shapes), 4)
+    assert details["out_of_memory_splits"] == 0
+    assert "exactness" not in details
+
+
+def test_conversations_are_captured_and_lie_beside_their_vectors(llama_folder: Path, tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "It rained."}
+    asked = [{"role": "user", "content": f"How was day {i}?"} for i in range(4)]
+    rows: list[dict[str, Any]] = [{"label": "a", "messages": [question, answer]} for question in asked]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"label": "b", "text": "Fine."}]), "utf-8")
+    options: dict[str, Any] = {"template": "chat", "layers": "1", "suffix": ""}
+    stage(file, llama_folder, tmp_path / "activations", readouts=["mean", "last"], **options)
+    found = ActivationFolder.open(tmp_path / "activations").texts()
+    assert [row["text"] for row in found] == ["It rained."] * 4 + ["Fine."]
+    assert [row.get("messages") for row in found] == [*(row["messages"] for row in rows), None]
+    with pytest.raises(DataError, match=r"text '000004' has no message by the assistant"):
+        stage(file, llama_folder, tmp_path / "other", readouts=["last-assistant"], **options)
+    assert not list(tmp_path.glob(".*"))

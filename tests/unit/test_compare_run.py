@@ -13,8 +13,9 @@ from compare_folders import write_activations
 from strataprobe.compare.figures import layer_comparison_png
 from strataprobe.compare.run import compare
 from strataprobe.errors import OptionError, StageError
+from strataprobe.layerfile import write_layer_file
 from strataprobe.probes.run import train
-from strataprobe.store import ActivationFolder, write_layer_file
+from strataprobe.store import ActivationFolder
 
 LAYER_KEYS = {
     "layer",

@@ -15,7 +15,7 @@ ROWS = (
     ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "bagofwords", "content", "textfiles"),
     ("dataset",),
     ("modelerrors", "modelfiles", "devices", "mixed", "models"),
-    ("layerfile", "store"),
+    ("layerfile", "tokenfile", "store"),
     ("generate",),
     ("capture",),
     ("probes",),

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strataprobe.errors import OptionError, StageError
-from strataprobe.store import ActivationFolder, Activations, parse_layers, span, write_layer_file
+from strataprobe.layerfile import write_layer_file
+from strataprobe.store import ActivationFolder, Activations, parse_layers, span
 
 
 def columns(n: int, offset: float = 0.0, **more: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class BackgroundWriter(Generic[Job]):
 
     At most ``depth`` jobs wait: ``put`` blocks while there is no room. What ``write`` raises is raised, unchanged, by the
     next ``put`` or on leaving; nothing is written after it. On leaving by an exception, jobs not begun are dropped.
+    The thread has ended then, unless the wait for it was interrupted twice: ``finished`` tells.
     """
 
     def __init__(self, write: Callable[[Job], None], depth: int = 2) -> None:
@@ -29,6 +30,11 @@ class BackgroundWriter(Generic[Job]):
     def __enter__(self) -> Self:
         self._thread.start()
         return self
+
+    @property
+    def finished(self) -> bool:
+        """Whether no job is being written, nor will be: the thread has ended, or was never started."""
+        return not self._thread.is_alive()
 
     def put(self, job: Job) -> None:
         """Leave a job to the thread, when there is room for it. Raises what an earlier job raised."""

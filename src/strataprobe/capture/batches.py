@@ -108,8 +108,14 @@ def padded(rows: Sequence[TokenRow], pad_id: int, device: torch.device) -> tuple
     for i, row in enumerate(rows):
         ids[i, : len(row.ids)] = row.ids
         mask[i, : len(row.ids)] = 1
-    held = torch.from_numpy(both)
-    if device.type == "cuda":
-        held = held.pin_memory()  # else the copy would wait for the pass before
-    sent = held.to(device, non_blocking=True)
+    sent = on_device(both, device)
     return sent[0], sent[1]
+
+
+def on_device(array: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """The array on a device. A GPU of the CUDA kind copies it beside the pass before, which may still run.
+
+    Others are waited for: without pinned memory, a copy that nobody waits for reads what may have been freed.
+    """
+    held = torch.from_numpy(array)
+    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held.to(device)

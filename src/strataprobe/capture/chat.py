@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from strataprobe.content import Content
-from strataprobe.errors import DataError
+from strataprobe.errors import DataError, OptionError, StrataprobeError
 
 Messages = list[dict[str, str]]
 
@@ -57,13 +57,18 @@ class ChatTemplate:
         self._tokenizer, self.prefix, self.suffix = tokenizer, prefix, suffix
 
     def wrap(self, content: Content, place: str) -> Wrapped:
-        """The string of one row. Raises DataError when the template refuses the row, or changes or drops its text."""
+        """The string of one row.
+
+        Raises DataError when the template refuses the row, or changes or drops its text; OptionError when it changes the
+        prefix or suffix.
+        """
         if isinstance(content, str):
             whole = f"{self.prefix}{content}{self.suffix}"
-            written = self._write([{"role": "user", "content": whole}], place)
+            turn = [{"role": "user", "content": whole}]
+            written = self._write(turn, place)
             before, after = self._around_turn
             if written != before + whole + after:
-                raise _changed(place)
+                raise self._changed(turn, place)
             start = len(before) + len(self.prefix)
             return Wrapped(written, start, start + len(content))
         return self._conversation(content, place)
@@ -84,7 +89,7 @@ class ChatTemplate:
         tail = between + whole + after if answered else whole + after
         unchanged = written.startswith(head) and written.endswith(tail) and len(written) >= len(head) + len(tail)
         if not unchanged or (not answered and written != before + tail):
-            raise _changed(place)
+            raise self._changed(messages, place)
         start = len(written) - len(whole) - len(after) + len(self.prefix)
         end = start + len(text)
         if answer == last:
@@ -98,6 +103,16 @@ class ChatTemplate:
         before, _, after = self._write([{"role": "user", "content": _TEXT}], "a text").partition(_TEXT)
         return before, after
 
+    def _changed(self, messages: Messages, place: str) -> StrataprobeError:
+        """The error for a row that the template changes: is it the text, or what is put around every text?"""
+        for option, form in (("--prefix", self.prefix + _TEXT), ("--suffix", _TEXT + self.suffix)):
+            if form not in self._write(_replaced(messages, len(messages) - 1, form), place):
+                return OptionError(
+                    f"{option} {form.replace(_TEXT, '')!r} is changed by the model's chat template (white space at an "
+                    "end?): strip it, or use --template none."
+                )
+        return DataError(f"{place}: the chat template changes this text (white space at an end?): strip it first.")
+
     def _write(self, messages: Messages, place: str) -> str:
         """All turns, and the beginning of the answer unless the last one is the assistant's."""
         opens = messages[-1]["role"] != ASSISTANT
@@ -110,7 +125,3 @@ class ChatTemplate:
 
 def _replaced(messages: Messages, at: int, content: str) -> Messages:
     return [{**m, "content": content} if i == at else m for i, m in enumerate(messages)]
-
-
-def _changed(place: str) -> DataError:
-    return DataError(f"{place}: the chat template changes this text (white space at an end?): strip it first.")

@@ -1,95 +1,108 @@
-"""Close shards into the layer files, and write the texts beside them."""
+"""Close shards into the layer files."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strataprobe.capture.corpus import Corpus
 from strataprobe.capture.shards import ShardFolder
-from strataprobe.dataset import SPLITS, Dataset
-from strataprobe.store import FORMAT_VERSION, SITE, TEXTS_NAME, layer_file_name, write_layer_file
-from strataprobe.textfiles import parse_jsonl
+from strataprobe.dataset import SPLITS, Text
+from strataprobe.layerfile import write_layer_file
+from strataprobe.store import FORMAT_VERSION, SITE, layer_file_name
+from strataprobe.tokenfile import token_file_name
 
-if TYPE_CHECKING:
-    from strataprobe.capture.job import Corpus
+Columns = dict[str, dict[str, Any]]
 
 
 def close_layers(
-    folder: Path,
-    shards: ShardFolder,
-    dataset: Dataset,
-    layers: Sequence[int],
-    readouts: Sequence[str],
-    eval_name: str | None,
-    attrs: Mapping[str, Any],
+    folder: Path, shards: ShardFolder, corpus: Corpus, readouts: Sequence[str], attrs: Mapping[str, Any]
 ) -> None:
     """Write one HDF5 file a layer; rows keep the order of the texts within their split."""
-    columns = _columns(dataset, eval_name)
-    for layer in layers:
+    rows = _rows_of_groups(corpus)
+    labels = _label_columns(corpus, rows)
+    sizes = [len(mine) for mine in rows.values()]
+    places = shards.rows_at(np.concatenate(list(rows.values())))
+
+    for layer in corpus.layers:
         held = ("mean",) if layer == 0 else tuple(readouts)
-        arrays = {readout: shards.gather(readout, layer) for readout in held}
+        parts = {readout: shards.column(f"{readout}.{layer}", places).split(sizes) for readout in held}
+        splits: Columns = {
+            name: {"activations": {readout: parts[readout][i] for readout in held}, **labels[name]}
+            for i, name in enumerate(rows)
+        }
+        path = folder / layer_file_name(layer, corpus.eval_name)
+        write_layer_file(path, splits=splits, attrs={**_place(layer), "readouts": list(held), **attrs})
+    if not corpus.token_layers:
+        return
+    tokens = _token_columns(corpus, rows)
+    n_tokens = [len(columns["token_ids"]) for columns in tokens.values()]
+    places = shards.tokens_at(np.concatenate(list(rows.values())))
+    for layer in corpus.token_layers:
+        token_parts = shards.column(f"tokens.{layer}", places).split(n_tokens)
         splits = {
-            split: {"activations": {r: a[rows] for r, a in arrays.items()}, **rest}
-            for split, (rows, rest) in columns.items()
+            name: {"activations": {"tokens": token_parts[i]}, **tokens[name], **labels[name]}
+            for i, name in enumerate(rows)
         }
-        own = {"layer": layer, "block_index": layer - 1, "site": SITE, "readouts": list(held)}
-        path = folder / layer_file_name(layer, eval_name)
-        write_layer_file(path, splits=splits, attrs={"format_version": FORMAT_VERSION, **own, **attrs})
+        path = folder / token_file_name(layer, corpus.eval_name)
+        write_layer_file(path, splits=splits, attrs={**_place(layer), "readouts": ["tokens"], **attrs})
 
 
-def _columns(dataset: Dataset, eval_name: str | None) -> dict[str, tuple[NDArray[np.int64], dict[str, Any]]]:
-    """For each group of a layer file: row numbers, and the data sets that are the same for every layer."""
-    labels = dataset.label_indices()
-    columns = {}
-    for split in SPLITS if eval_name is None else ("eval",):
-        rows = [i for i, row in enumerate(dataset.rows) if eval_name is not None or row.split == split]
-        texts = [dataset.rows[i] for i in rows]
-        rest: dict[str, Any] = {
-            "labels": [labels[i] for i in rows],
-            "ids": [t.id for t in texts],
-            "groups": [t.group for t in texts],
+def _place(layer: int) -> dict[str, Any]:
+    return {"format_version": FORMAT_VERSION, "layer": layer, "block_index": layer - 1, "site": SITE}
+
+
+def _rows_of_groups(corpus: Corpus) -> dict[str, NDArray[np.int32]]:
+    """Row numbers of each group of a layer file."""
+    texts = corpus.dataset.rows
+    if corpus.eval_name is not None:
+        return {"eval": np.arange(len(texts), dtype=np.int32)}
+    return {s: np.fromiter((i for i, text in enumerate(texts) if text.split == s), np.int32) for s in SPLITS}
+
+
+class _Names:
+    """Ids or groups of some texts, fetched a slice at a time."""
+
+    def __init__(self, texts: Sequence[Text], rows: NDArray[np.int32], field: str) -> None:
+        self._texts, self._rows, self._field = texts, rows, field
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice) -> list[str]:
+        return [getattr(self._texts[i], self._field) for i in self._rows[rows]]
+
+
+def _label_columns(corpus: Corpus, rows: Mapping[str, NDArray[np.int32]]) -> Columns:
+    """The data sets that are the same for every layer."""
+    texts, labels = corpus.dataset.rows, np.asarray(corpus.dataset.label_indices(), dtype=np.int64)
+    scored = any(text.score is not None for text in texts)
+    columns: Columns = {}
+    for name, mine in rows.items():
+        columns[name] = {
+            "labels": labels[mine],
+            "ids": _Names(texts, mine, "id"),
+            "groups": _Names(texts, mine, "group"),
         }
-        if any(t.score is not None for t in dataset.rows):
-            rest["targets"] = [np.nan if t.score is None else t.score for t in texts]
-        columns[split] = (np.asarray(rows, dtype=np.int64), rest)
+        if scored:
+            scores = (texts[i].score for i in mine)
+            columns[name]["targets"] = np.fromiter((np.nan if s is None else s for s in scores), np.float32)
     return columns
 
 
-def merged_texts(existing: Path | None, corpora: Sequence[Corpus], shards: Mapping[str, ShardFolder]) -> str:
-    """``texts.jsonl``: rows of the folder's earlier texts, with those captured now added or completed."""
-    merged: dict[str, dict[str, dict[str, Any]]] = {}
-    if existing is not None:
-        with (existing / TEXTS_NAME).open(encoding="utf-8", newline="\n") as file:
-            for _, earlier in parse_jsonl(file, str(existing / TEXTS_NAME)):
-                corpus_name = earlier["split"] if earlier["split"] not in SPLITS else "main"
-                merged.setdefault(corpus_name, {})[earlier["id"]] = earlier
-    for corpus in corpora:
-        zero_shot = shards[corpus.name].zero_shot()
-        held = merged.setdefault(corpus.name, {})
-        for i, (text, tokens) in enumerate(zip(corpus.dataset.rows, corpus.rows, strict=True)):
-            row: dict[str, Any] = {
-                "id": text.id,
-                "text": text.text,
-                "label": text.label,
-                "split": text.split if corpus.eval_name is None else corpus.name,
-                "group": text.group,
-                "n_tokens": len(tokens.ids),
-            }
-            if text.score is not None:
-                row["score"] = text.score
-            if tokens.truncated:
-                row["truncated"] = True
-            before = held.get(text.id, {})
-            if zero_shot is not None:
-                row["zero_shot"] = {c: float(v) for c, v in zip(corpus.dataset.class_names, zero_shot[i], strict=True)}
-            elif "zero_shot" in before:
-                row["zero_shot"] = before["zero_shot"]
-            held[text.id] = row
-    names = sorted(merged, key=lambda name: (name != "main", name))
-    rows = (row for name in names for row in merged[name].values())
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+def _token_columns(corpus: Corpus, rows: Mapping[str, NDArray[np.int32]]) -> Columns:
+    """Where each text lies among the tokens, which of them are its own, and what they are."""
+    columns: Columns = {}
+    for name, mine in rows.items():
+        picked = [corpus.table[i] for i in mine.tolist()]
+        columns[name] = {
+            "offsets": np.cumsum([0, *(len(row.ids) for row in picked)]),
+            "token_ids": np.concatenate([np.empty(0, dtype=np.int64), *(row.ids for row in picked)]),
+            "own_start": [row.own_start for row in picked],
+            "own_end": [row.own_end for row in picked],
+        }
+    return columns

@@ -5,47 +5,39 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from strataprobe.capture.background import BackgroundWriter
 from strataprobe.capture.batches import choose_batch_tokens, plan_batches
-from strataprobe.capture.close import close_layers, merged_texts
-from strataprobe.capture.reader import Reader, evaluation_mode
-from strataprobe.capture.shards import ShardFolder
-from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow
-from strataprobe.dataset import Dataset
+from strataprobe.capture.close import close_layers
+from strataprobe.capture.corpus import Corpus
+from strataprobe.capture.reader import PendingBatch, Reader, evaluation_mode
+from strataprobe.capture.shards import Plan, ShardFolder
+from strataprobe.capture.space import check_space
+from strataprobe.capture.texts import write_texts
+from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.errors import NonFiniteError, StageError
 from strataprobe.locks import release_lock
 from strataprobe.manifest import (
     Manifest,
     StageFolder,
     library_versions,
+    read_json,
     record_files,
-    write_atomic,
+    write_json,
     write_manifest,
 )
 from strataprobe.models import LoadedModel
 from strataprobe.progress import Progress, note
-from strataprobe.store import TEXTS_NAME
 
-MAIN = "main"
 _NOT_FINITE = "not_finite"
-
-
-@dataclass
-class Corpus:
-    """Texts captured together: the main ones, or one ``--eval`` set; ``layers`` are those still to be captured."""
-
-    name: str
-    dataset: Dataset
-    layers: list[int]
-    rows: list[TokenRow] = field(default_factory=list)
-
-    @property
-    def eval_name(self) -> str | None:
-        """NAME of ``--eval NAME=FILE``; None for the main texts."""
-        return None if self.name == MAIN else self.name.removeprefix("eval_")
+_MEMORY_NAME = "out_of_memory.json"
+_EXACTNESS = (
+    "Batches were halved where memory ran out: vectors agree with those of an undisturbed capture within the tolerance "
+    "stated for the model's family and dtype, not to the byte."
+)
 
 
 def shards_of(out: Path) -> Path:
@@ -71,28 +63,26 @@ class CaptureJob:
         self.model, self.tokenizer, self.form, self.readouts = model, tokenizer, form, readouts
         self.corpora, self.out, self.existing, self.manifest = corpora, out, existing, manifest
         self.batch_tokens = batch_tokens
-        todo = {c.name: {"layers": c.layers, "texts_sha256": c.dataset.sha256} for c in corpora}
+        todo = {corpus.name: corpus.key() for corpus in corpora}
         self.folder = StageFolder(out, "capture", {**manifest.config, **manifest.inputs, "captured": todo})
         self.shards = shards_of(out)
-        self.details: dict[str, Any] = {"captured": {}}
+        self.batch_limit: int | None = None
+        self.n_splits = 0
 
     def run(self, started_s: float) -> Manifest:
-        self._tokenize()
+        for corpus in self.corpora:
+            corpus.tokenize(self.tokenizer, self.readouts)
         self._begin()
-        budget = choose_batch_tokens(self.batch_tokens, self.model)
-        if self.batch_tokens == "auto" and not self.shards.is_dir():
-            why = "fixed on CPU" if self.model.device.type == "cpu" else "from the free memory"
-            note(f"batch-tokens: {budget:,} (auto: {why})")
-        shards = {c.name: ShardFolder.open(self.shards / c.name, self._plan(c, budget)) for c in self.corpora}
-        self._read(shards)
+        shards = self._open_shards()
         work = self.folder.work
+        check_space(self.out, work, [(c, shards[c.name]) for c in self.corpora], self.readouts, self.model.d_model)
+        self._read(shards)
         attrs = self._attrs()
         for corpus in self.corpora:
-            close_layers(
-                work, shards[corpus.name], corpus.dataset, corpus.layers, self.readouts, corpus.eval_name, attrs
-            )
-        texts = merged_texts(self.out if self.existing else None, self.corpora, shards)
-        write_atomic(work / TEXTS_NAME, texts)
+            corpus.drop_tokens()
+            close_layers(work, shards[corpus.name], corpus, self.readouts, attrs)
+        write_texts(work, self.out if self.existing else None, self.corpora, shards)
+        self.manifest.details = self._details(shards)
         return self._commit(started_s)
 
     def _begin(self) -> None:
@@ -109,50 +99,72 @@ class CaptureJob:
             shutil.rmtree(self.shards, ignore_errors=True)
         spoiled.unlink(missing_ok=True)
 
-    def _tokenize(self) -> None:
+    def _open_shards(self) -> dict[str, ShardFolder]:
+        resumed = self.shards.is_dir()
+        n_token_layers = max(len(corpus.token_layers) for corpus in self.corpora)
+        budget = choose_batch_tokens(self.batch_tokens, self.model, n_token_layers=n_token_layers)
+        if self.batch_tokens == "auto" and not resumed:
+            why = "fixed on CPU" if self.model.device.type == "cpu" else "from the free memory"
+            note(f"batch-tokens: {budget:,} (auto: {why})")
+        shards = {}
         for corpus in self.corpora:
-            texts = corpus.dataset.rows
-            corpus.rows = self.tokenizer.rows([t.text for t in texts], [f"text {t.id!r}" for t in texts])
-            cut = [t.id for t, row in zip(texts, corpus.rows, strict=True) if row.truncated]
-            if cut:
-                note(
-                    f"{len(cut)} of {len(texts)} texts were longer than {self.tokenizer.max_tokens} tokens and were cut at "
-                    f"their end ({cut[0]!r} the first)."
-                )
-            held = self.existing.details["captured"].get(corpus.name) if self.existing else None
-            self.details["captured"][corpus.name] = {
-                "texts_sha256": corpus.dataset.sha256,
-                "layers": sorted({*corpus.layers, *(held["layers"] if held else ())}),
-                "n_texts": len(texts),
-                "n_tokens": sum(len(row.ids) for row in corpus.rows),
-                "n_truncated": len(cut),
-                "truncated_ids": cut[:100],
-            }
-
-    def _plan(self, corpus: Corpus, budget: int) -> list[Any]:
-        return plan_batches([len(row.ids) for row in corpus.rows], budget)
+            plan = Plan.of(plan_batches(corpus.lengths, budget), budget)
+            shards[corpus.name] = ShardFolder.open(self.shards / corpus.name, plan, corpus.lengths)
+        if (self.shards / _MEMORY_NAME).is_file():
+            held = read_json(self.shards / _MEMORY_NAME)
+            self.batch_limit, self.n_splits = held["batch_limit"], held["n_splits"]
+        return shards
 
     def _read(self, shards: dict[str, ShardFolder]) -> None:
         total = sum(folder.n_rows for folder in shards.values())
-        todo = {name: folder.missing() for name, folder in shards.items()}
-        left = sum(len(shards[name].plan[i]) for name, batches in todo.items() for i in batches)
+        left = sum(folder.n_rows_missing for folder in shards.values())
+        n_damaged = sum(folder.n_damaged for folder in shards.values())
+        if n_damaged:
+            note(f"capture: {n_damaged:,} batches on disk were damaged and are read again.")
         if left < total:
             note(f"capture: {total - left:,} of {total:,} texts were read before the interruption and are kept.")
         words = self.tokenizer.class_token_ids(self.corpora[0].dataset.class_names) if self.form.suffix else None
         bar = Progress("capture", total, "texts", done=total - left)
         with evaluation_mode(self.model), bar:
             for corpus in self.corpora:
-                reader = Reader(self.model, corpus.layers, self.readouts, words)
-                folder, ids = shards[corpus.name], [t.id for t in corpus.dataset.rows]
-                for batch in todo[corpus.name]:
-                    picked = folder.plan[batch]
-                    try:
-                        result = reader.read([corpus.rows[i] for i in picked], [ids[i] for i in picked])
-                    except NonFiniteError:
-                        (self.folder.work / _NOT_FINITE).touch()
-                        raise
-                    folder.write(batch, result)
-                    bar.advance(len(picked))
+                reader = Reader(self.model, corpus.layers, self.readouts, words, keep_tokens=bool(corpus.token_layers))
+                try:
+                    self._read_corpus(reader, corpus, shards[corpus.name], bar)
+                except NonFiniteError:
+                    (self.folder.work / _NOT_FINITE).touch()
+                    raise
+
+    def _read_corpus(self, reader: Reader, corpus: Corpus, shards: ShardFolder, bar: Progress) -> None:
+        """Forward passes go on while the batches before are written; what was read when they end is written too."""
+        texts, pending = corpus.dataset.rows, dict[int, PendingBatch]()
+        reader.batch_limit, before = self.batch_limit, self.n_splits
+
+        def write(batch: int) -> None:
+            result = pending[batch].result()
+            result.tokens = {layer: result.tokens[layer] for layer in corpus.token_layers}
+            shards.write(batch, result)
+            del pending[batch]
+            bar.advance(len(shards.plan.rows(batch)))
+
+        try:
+            with BackgroundWriter(write) as writer:
+                for batch in shards.missing:
+                    picked = shards.plan.rows(batch).tolist()
+                    pending[batch] = reader.start([corpus.table[i] for i in picked], [texts[i].id for i in picked])
+                    if before + reader.n_splits > self.n_splits:
+                        self._remember(reader.batch_limit, before + reader.n_splits)
+                    writer.put(batch)
+        except (NonFiniteError, StageError):
+            raise
+        except BaseException:
+            for batch in list(pending):
+                write(batch)
+            raise
+
+    def _remember(self, batch_limit: int | None, n_splits: int) -> None:
+        """Keep what an out-of-memory has taught, for the attempts after this one."""
+        self.batch_limit, self.n_splits = batch_limit, n_splits
+        write_json(self.shards / _MEMORY_NAME, {"batch_limit": batch_limit, "n_splits": n_splits})
 
     def _attrs(self) -> dict[str, Any]:
         dataset = self.corpora[0].dataset
@@ -167,13 +179,28 @@ class CaptureJob:
             "recipe_name": dataset.recipe.name if dataset.recipe else "",
         }
 
+    def _details(self, shards: dict[str, ShardFolder]) -> dict[str, Any]:
+        held = self.existing.details if self.existing else {}
+        captured = dict(held.get("captured", {}))
+        for corpus in self.corpora:
+            captured[corpus.name] = corpus.details(captured.get(corpus.name, {}).get("layers", ()))
+        n_tokens = sum(int(folder.lengths.sum()) for folder in shards.values())
+        n_padded = sum(folder.n_padded_tokens for folder in shards.values())
+        n_splits = held.get("out_of_memory_splits", 0) + self.n_splits
+        return {
+            "captured": captured,
+            "batch_tokens": next(iter(shards.values())).plan.batch_tokens,
+            "n_batches": sum(len(folder.plan) for folder in shards.values()),
+            "padding_share": round(1 - n_tokens / n_padded, 4),
+            "out_of_memory_splits": n_splits,
+            **({"exactness": _EXACTNESS} if n_splits else {}),
+        }
+
     def _commit(self, started_s: float) -> Manifest:
         self.manifest.elapsed_s = round(time.monotonic() - started_s, 3)
-        self.manifest.details = self.details
         if self.existing is None:
             manifest = self.folder.commit(self.manifest)
         else:
-            self.details["captured"] = {**self.existing.details["captured"], **self.details["captured"]}
             manifest = self.manifest
             manifest.versions = library_versions()
             fresh = record_files(self.folder.work)
@@ -187,13 +214,18 @@ class CaptureJob:
         return manifest
 
     def _move_in(self, name: str) -> None:
-        """Put one finished file beside those the folder holds; a copy, so that a killed run can do it again."""
-        aside = self.out / f".{name}.tmp"
+        """Put a finished file beside those the folder holds; it stays in ``work``, for a killed run to do it again."""
+        source, aside = self.folder.work / name, self.out / f".{name}.tmp"
         try:
-            shutil.copyfile(self.folder.work / name, aside)
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(source, aside)
+            except OSError:  # a file system without links
+                shutil.copyfile(source, aside)
             os.replace(aside, self.out / name)
         except OSError as error:
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
             raise StageError(
                 f"{self.out / name} could not be written ({error}): free some space, then run the same command again."
             ) from error

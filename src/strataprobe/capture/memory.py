@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from strataprobe.capture.batches import choose_batch_tokens, plan_batches
 from strataprobe.capture.positions import check_readouts, check_rows
 from strataprobe.capture.reader import BatchResult, FloatArray, PendingBatch, Reader, Vectors, evaluation_mode
-from strataprobe.capture.tokens import PromptForm, Tokenizer, TokenRow, TokenTable
-from strataprobe.dataset import check_content
+from strataprobe.capture.tokens import PlaceOf, PromptForm, Tokenizer, TokenRow, TokenTable
+from strataprobe.content import check_content
 from strataprobe.errors import DataError
 from strataprobe.models import LoadedModel, load_model
 from strataprobe.progress import Progress, note
@@ -63,19 +63,21 @@ def capture(
     check_rows(rows, readouts, "text {}".format)
     if rows.n_truncated:
         note(f"{rows.n_truncated} of {len(rows)} texts were too long and were cut at their end.")
-    reader = Reader(loaded, chosen, readouts, keep_tokens=keep_tokens)
+    reader = Reader(loaded, chosen, readouts, keep_tokens=keep_tokens, naming="{}")
     budget = choose_batch_tokens(batch_tokens, loaded, n_token_layers=len(chosen) if keep_tokens else 0)
     arrays: Vectors = {}
-    tokens: dict[int, list[FloatArray]] = {layer: [np.empty(0, np.float32)] * len(rows) for layer in chosen}
+    tokens: dict[int, list[FloatArray]] = {}
+    if keep_tokens:
+        tokens = {layer: [np.empty(0, np.float32)] * len(rows) for layer in chosen}
 
     def take(batch: NDArray[np.int64], result: BatchResult) -> None:
         _put(arrays, len(rows), batch, result)
         for layer, whole in result.tokens.items():
             ends = np.cumsum([len(rows[i].ids) for i in batch])[:-1]
             for i, part in zip(batch, np.split(whole, ends), strict=True):
-                tokens[layer][i] = part
+                tokens[layer][i] = part.copy()  # a view would keep the whole batch, in memory pinned for a GPU
 
-    _read(reader, rows, budget, take, shown=sys.stderr.isatty())
+    _read(reader, rows, budget, take, "text {}".format, shown=sys.stderr.isatty())
     info = {
         "model_name": loaded.identity.name,
         "model_revision": loaded.identity.revision,
@@ -93,11 +95,15 @@ def read_vectors(
     layers: Sequence[int],
     readouts: Sequence[str],
     batch_tokens: int | str = "auto",
+    name_of: PlaceOf | None = None,
 ) -> Vectors:
-    """Vectors (N, D) float32 of tokenised texts by (readout, layer), batched by length, in the order of ``rows``."""
+    """Vectors (N, D) float32 of tokenised texts by (readout, layer), batched by length, in the order of ``rows``.
+
+    ``name_of(i)`` names row i in messages. Raises what ``Reader.start`` and ``PendingBatch.result`` raise.
+    """
     arrays: Vectors = {}
-    reader = Reader(model, layers, readouts)
-    _read(reader, rows, choose_batch_tokens(batch_tokens, model), lambda *batch: _put(arrays, len(rows), *batch))
+    reader, budget = Reader(model, layers, readouts, naming="{}"), choose_batch_tokens(batch_tokens, model)
+    _read(reader, rows, budget, lambda *batch: _put(arrays, len(rows), *batch), name_of or "text {}".format)
     return arrays
 
 
@@ -106,6 +112,7 @@ def _read(
     rows: Sequence[TokenRow],
     batch_tokens: int,
     take: Callable[[NDArray[np.int64], BatchResult], None],
+    name_of: PlaceOf,
     shown: bool = False,
 ) -> None:
     """Hand ``take`` the row numbers of each batch and what was read of them; a GPU is at the next batch meanwhile.
@@ -120,7 +127,8 @@ def _read(
         for batch in [*plan, None]:
             started = None
             if batch is not None:
-                started = batch, reader.start([rows[i] for i in batch], [f"text {i}" for i in batch])
+                numbers = batch.tolist()
+                started = batch, reader.start([rows[i] for i in numbers], [name_of(i) for i in numbers])
             if waiting is not None:
                 take(waiting[0], waiting[1].result())
                 if bar is not None:

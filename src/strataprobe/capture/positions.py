@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from strataprobe.capture.batches import on_device
 from strataprobe.capture.tokens import TokenRow, TokenTable
 from strataprobe.errors import DataError, OptionError
 
@@ -55,8 +56,7 @@ class Positions:
         self._lengths = [len(row.ids) for row in rows]
         self._device = device
         numbers = np.array([(r.last, r.own_end - 1, r.last_assistant, r.own_start, r.own_end) for r in rows])
-        together = torch.from_numpy(numbers.T.copy()).to(device, non_blocking=True)  # one copy for all of them
-        last, last_text, answer, self._start, self._end = together.unbind()
+        last, last_text, answer, self._start, self._end = on_device(numbers.T.copy(), device).unbind()
         self._index = {"last": last, "last-text": last_text, LAST_ASSISTANT: answer}
         self._has_answers = bool((numbers[:, 2] >= 0).all())
         self._row = torch.arange(len(rows), device=device)
@@ -84,7 +84,7 @@ class Positions:
         """Row and place of every real token."""
         rows = np.repeat(np.arange(len(self._lengths)), self._lengths)
         places = np.concatenate([np.arange(n) for n in self._lengths])
-        return torch.from_numpy(np.stack([rows, places])).to(self._device).unbind()
+        return on_device(np.stack([rows, places]), self._device).unbind()
 
     # Sums in float32 without a matrix product, which may be computed with far fewer digits (TF32).
 

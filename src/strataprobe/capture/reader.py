@@ -107,7 +107,7 @@ class PendingBatch:
                 "its weights are broken, run 'strataprobe check'" if model.dtype == "float32" else "use --dtype float32"
             )
             raise NonFiniteError(
-                f"layer {layer} ({kind}) of {model.identity.name} is not finite for text {part.names[row]!r} in "
+                f"layer {layer} ({kind}) of {model.identity.name} is not finite for {part.names[row]} in "
                 f"{model.dtype}: {advice}."
             )
 
@@ -116,6 +116,7 @@ class Reader:
     """Reads one model at given layers and readouts. Layer 0 gives the mean over the text's own tokens.
 
     ``class_token_ids`` (C,) asks for the class words' logits too, ``keep_tokens`` for every token's vector at each layer.
+    ``naming`` is how a text's name is written in messages.
     ``batch_limit`` is how many tokens, padding counted, one pass may hold: None until memory runs out, and to be set by who
     knows it from before. ``n_splits`` counts how often a batch was halved.
     """
@@ -128,12 +129,14 @@ class Reader:
         class_token_ids: Sequence[int] | None = None,
         *,
         keep_tokens: bool = False,
+        naming: str = "text {!r}",
     ) -> None:
         self.model, self.layers, self.readouts = model, sorted(set(layers)), tuple(readouts)
         self.batch_limit: int | None = None
         self.n_splits = 0
         self._class_token_ids = list(class_token_ids or ())
-        self._class_rows: Tensor | None = None
+        self._class_rows: tuple[Tensor, Tensor | None] | None = None
+        self._naming = naming
         self._pad_id = _pad_id(model)
         self._copies: torch.cuda.Stream | None = None
         blocks = [layer for layer in self.layers if layer > 0]
@@ -162,6 +165,7 @@ class Reader:
         ``names`` name the texts in messages. Raises ModelError for a single text that does not fit.
         """
         model, todo = self.model, [slice(0, len(rows))]
+        names = [self._naming.format(name) for name in names]
         parts: list[_Part] = []
         while todo:
             piece = todo.pop(0)
@@ -179,7 +183,7 @@ class Reader:
             if n_rows == 1:
                 dtype = ", --dtype bfloat16" if model.dtype == "float32" else ""
                 raise ModelError(
-                    f"text {names[piece.start]!r} ({longest:,} tokens) does not fit into the memory of {model.device} even "
+                    f"{names[piece.start]} ({longest:,} tokens) does not fit into the memory of {model.device} even "
                     f"alone: use --max-tokens{dtype} or a smaller model."
                 )
             todo[:0] = halves
@@ -246,20 +250,21 @@ class Reader:
         assert head is not None
         assert norm is not None
         normed: Tensor = norm(last)
-        index = self._class_token_ids
         if self._class_rows is None:  # kept: sending the index to a GPU would wait for the pass
-            self._class_rows = head.weight[index].to(normed.dtype).float()  # type: ignore[index]
-        logits = normed.float() @ self._class_rows.T
-        bias = getattr(head, "bias", None)
+            index, bias = self._class_token_ids, getattr(head, "bias", None)
+            rows = head.weight[index].to(normed.dtype).float()  # type: ignore[index]
+            self._class_rows = rows, None if bias is None else bias[index].float()
+        rows, bias = self._class_rows
+        logits = normed.float() @ rows.T
         if bias is not None:
-            logits = logits + bias[index].float()
+            logits = logits + bias
         cap = self.model.logit_softcap
         return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def _copied(values: Tensor) -> Tensor:
     """Pinned memory of the host that a GPU is copying ``values`` into, on the current stream."""
-    held = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    held = torch.empty(values.shape, dtype=values.dtype, device="cpu", pin_memory=True)
     held.copy_(values, non_blocking=True)
     values.record_stream(torch.cuda.current_stream(values.device))
     return held

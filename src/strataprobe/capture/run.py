@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from strataprobe.capture.job import MAIN, CaptureJob, Corpus, shards_of
+from strataprobe.capture.corpus import MAIN, Corpus
+from strataprobe.capture.job import CaptureJob, shards_of
 from strataprobe.capture.positions import check_readouts
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.dataset import Dataset, read_dataset
@@ -40,16 +41,18 @@ def capture_stage(
     dtype: str = "auto",
     device: str = "auto",
     evals: Mapping[str, Path] | None = None,
+    keep_tokens: bool = False,
     seed: int = 0,
 ) -> Manifest:
     """Capture every layer asked for into ``out``, going on where an interrupted attempt stopped.
 
     ``data`` is a file of texts or the folder that ``generate`` wrote, whose recipe gives suffix and readouts unless they
-    are named. ``readouts`` None is "auto". Layer 0 (embeddings) is always captured. Raises StageError when ``out`` holds
-    activations of other texts, another model or other options.
+    are named. ``readouts`` None is "auto". Layer 0 (embeddings) is always captured. ``keep_tokens`` keeps the vectors of
+    every token too, of each layer asked for. Raises StageError when ``out`` holds activations of other texts, another
+    model or other options, and when there is too little disk.
     """
     started_s = time.monotonic()
-    dataset = read_dataset(data, seed=seed)
+    dataset = read_dataset(data, seed=seed, keep_fields=False)
     loaded = load_model(model, tokenizer, dtype=dtype, device=device)
     say_choices(loaded, dtype, device)
     form = PromptForm(prefix, _choose_suffix(suffix, dataset, loaded), template)
@@ -64,13 +67,19 @@ def capture_stage(
         "max_tokens": tokenizer_.max_tokens,
         "dtype": loaded.dtype,
         "class_names": dataset.class_names,
+        **({"keep_tokens": True} if keep_tokens else {}),
     }
-    inputs = {"texts_sha256": dataset.sha256}
+    main = Corpus(MAIN, dataset, [])
+    inputs = {"texts_sha256": main.texts_sha256}
     folder = StageFolder(out, "capture", {**config, **inputs})
     existing = folder.finished()
     _clear_leftovers(folder, existing)
-    wanted = sorted({0, *parse_layers(layers, loaded.n_layers)})
-    corpora = _corpora(dataset, evals or {}, wanted, existing, seed)
+    asked = parse_layers(layers, loaded.n_layers)
+    wanted = sorted({0, *asked})
+    corpora = _to_capture([main, *_eval_corpora(dataset, evals or {}, seed)], wanted, existing)
+    if keep_tokens:
+        for corpus in corpora:
+            corpus.token_layers = [k for k in corpus.layers if k in asked]
     if not corpora:
         assert existing is not None
         note(f"capture: {out} holds layers {span(wanted)} already; nothing to do.")
@@ -108,28 +117,30 @@ def _choose_readouts(readouts: Sequence[str] | None, dataset: Dataset, model: Lo
     return chosen
 
 
-def _corpora(
-    dataset: Dataset, evals: Mapping[str, Path], layers: list[int], existing: Manifest | None, seed: int
-) -> list[Corpus]:
-    """What is still to be captured. Raises StageError when an eval name stands for other texts in the folder."""
-    corpora = [Corpus(MAIN, dataset, layers)]
+def _eval_corpora(dataset: Dataset, evals: Mapping[str, Path], seed: int) -> list[Corpus]:
+    corpora = []
     for name, path in sorted(evals.items()):
         if not name.replace("-", "").replace("_", "").isalnum():
             raise OptionError(f"--eval {name!r}: the name may hold only letters, digits, '_' and '-'.")
-        found = read_dataset(path, dataset.recipe, seed)
+        found = read_dataset(path, dataset.recipe, seed, keep_fields=False)
         unknown = sorted(set(found.class_names) - set(dataset.class_names))
         if unknown:
             raise DataError(f"{path} has the class {unknown[0]!r}, the texts have {', '.join(dataset.class_names)}.")
-        corpora.append(Corpus(f"eval_{name}", Dataset(name, found.rows, dataset.class_names, dataset.recipe), layers))
+        corpora.append(Corpus(f"eval_{name}", Dataset(name, found.rows, dataset.class_names, dataset.recipe), []))
+    return corpora
+
+
+def _to_capture(corpora: list[Corpus], layers: list[int], existing: Manifest | None) -> list[Corpus]:
+    """What is still to be captured. Raises StageError when an eval name stands for other texts in the folder."""
     held = existing.details["captured"] if existing else {}
     for corpus in corpora:
         have = held.get(corpus.name)
-        if have and have["texts_sha256"] != corpus.dataset.sha256:
+        if have and have["texts_sha256"] != corpus.texts_sha256:
             raise StageError(
                 f"eval set {corpus.eval_name!r} was captured from other texts: give it another name, or "
                 "capture into another folder."
             )
-        corpus.layers = sorted(set(corpus.layers) - set(have["layers"] if have else ()))
+        corpus.layers = sorted(set(layers) - set(have["layers"] if have else ()))
     return [c for c in corpora if c.layers]
 
 

@@ -21,6 +21,7 @@ from strataprobe.capture.chat import ChatTemplate, Wrapped, text_of, with_text
 from strataprobe.content import Content
 from strataprobe.errors import DataError, ModelError, OptionError
 from strataprobe.models import LoadedModel
+from strataprobe.progress import note
 
 TEMPLATES = ("none", "chat")
 # texts tokenised together: enough to be fast, few enough that the memory they take on the way stays small
@@ -156,9 +157,21 @@ class Tokenizer:
         return TokenTable(flat, np.frombuffer(lengths, np.int32), four, np.frombuffer(truncated, np.bool_))
 
     def class_token_ids(self, class_names: Sequence[str]) -> list[int]:
-        """First token of " " + class name, for each class: the word the model would go on with."""
-        ids = [self._tokenizer(f" {name}", add_special_tokens=False)["input_ids"] for name in class_names]
-        return [int(row[0]) for row in ids]
+        """First token of " " + class name that is more than white space: the word the model would go on with.
+
+        Says so where classes share theirs.
+        """
+        of_token: dict[int, list[str]] = {}
+        ids = []
+        for name in class_names:
+            row = self._tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
+            ids.append(next((int(i) for i in row if self._tokenizer.decode([i]).strip()), int(row[0])))
+            of_token.setdefault(ids[-1], []).append(repr(name))
+        for names in of_token.values():
+            if len(names) > 1:
+                listed = f"{', '.join(names[:-1])} and {names[-1]}"
+                note(f"zero_shot: {listed} begin with the same token; it cannot tell them apart.")
+        return ids
 
     def _wrap(self, content: Content, place: str) -> Wrapped:
         """The string to tokenise and where the text stands in it."""

@@ -25,6 +25,7 @@ def capture(
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",
     evals: o.Eval = None,
+    keep_tokens: o.KeepTokens = False,
     seed: o.Seed = 0,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -51,6 +52,7 @@ def capture(
         dtype=dtype,
         device=device,
         evals=o.parse_evals(evals),
+        keep_tokens=keep_tokens,
         seed=seed,
     )
     if json:

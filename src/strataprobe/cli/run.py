@@ -52,6 +52,7 @@ def run(
     batch_tokens: o.BatchTokens = "auto",
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",
+    keep_tokens: o.KeepTokens = False,
     probe: Annotated[str, typer.Option("--probe", help="Probe family.")] = "logistic",
     seed: o.Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take, and run nothing.")] = False,
@@ -98,6 +99,7 @@ def run(
         batch_tokens=batch_tokens,
         dtype=dtype,
         device=device,
+        keep_tokens=keep_tokens,
         probe=probe,
     )
     if dry_run:

@@ -53,7 +53,9 @@ class Scorer:
         layers = sorted({s.layer for s in self.sets})
         readouts = sorted({s.readout for s in self.sets})
         rows = TokenTable.concat(list(tables.values()))
-        arrays = read_vectors(self.model, rows, layers, readouts, self.batch_tokens)
+        arrays = read_vectors(
+            self.model, rows, layers, readouts, self.batch_tokens, lambda row: name_of(row % len(checked))
+        )
         first_of = {form: i * len(checked) for i, form in enumerate(tables)}
         found = []
         for probes, form in zip(self.sets, self._forms, strict=True):
