@@ -23,7 +23,7 @@ test: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.run
-	$(BIN)/python -m bench.capture --texts-slow 64 --texts-batched 128
+	$(BIN)/python -m bench.capture --texts-slow 16 --texts-batched 32
 	$(BIN)/python -m bench.capture.memory
 	$(BIN)/python -m bench.capture.start
 

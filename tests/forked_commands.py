@@ -31,6 +31,7 @@ for line in sys.stdin:
     order = json.loads(line)
     child = os.fork()
     if child == 0:
+        signal.alarm(order["most_s"])
         command(order)
         sys.exit(0)
     if order["kill_after_s"] is not None:
@@ -38,6 +39,9 @@ for line in sys.stdin:
         os.kill(child, signal.SIGKILL)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=answers, flush=True)
 """
+
+
+_MOST_S = 120
 
 
 class Commands:
@@ -72,7 +76,7 @@ class Commands:
     def run(
         self, *arguments: object, kill_after_s: float | None = None, said_to_be_free: int | None = None
     ) -> tuple[int, str]:
-        """(status, what it said) of one command; -9 when it was killed, as ``subprocess`` tells it.
+        """(status, what it said) of one command; -9 when it was killed, as ``subprocess`` tells it, -14 when it hung.
 
         ``said_to_be_free`` is what it believes about the disk before it begins, as when the disk fills up later.
         """
@@ -83,6 +87,7 @@ class Commands:
             "log": str(self._log),
             "kill_after_s": kill_after_s,
             "said_to_be_free": said_to_be_free,
+            "most_s": _MOST_S,
         }
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()

@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import strataprobe.capture.job as job_module
 from plain_hook import SUFFIX
 from strataprobe.capture.run import capture_stage
 from strataprobe.manifest import verify_folder
+from strataprobe.store import ActivationFolder
 
 BATCH_TOKENS = 160
 
@@ -80,3 +83,28 @@ def refused(error: type[Exception], sentence: str, tmp_path: Path, *arguments: A
         stage(*arguments, **options)
     assert everything(tmp_path) == before
     assert "\n" not in str(caught.value)
+
+
+def interrupted(moment: str, texts: Path, model: Any, out: Path, **options: Any) -> Path:
+    """An attempt that dies where the job calls ``moment``, such as "close_layers": the folder of its main shards."""
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, moment, die)
+        with pytest.raises(Killed):
+            stage(texts, model, out, **options)
+    return out.with_name(f".{out.name}.shards") / "main"
+
+
+def assert_same_vectors(one: Path, two: Path) -> None:
+    """The main texts' vectors in two folders agree at every layer, as those of other batches do."""
+    first, second = ActivationFolder.open(one), ActivationFolder.open(two)
+    assert first.layers == second.layers
+    for layer in first.layers:
+        for split in ("train", "val", "test"):
+            for readout in first.readouts if layer else ["mean"]:
+                a, b = (folder.read(layer, split, readout) for folder in (first, second))
+                assert a.ids == b.ids
+                np.testing.assert_allclose(a.activations, b.activations, rtol=1e-4, atol=1e-5)

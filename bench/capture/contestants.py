@@ -48,7 +48,7 @@ POINTS = {
     "writing shards": ("strataprobe.capture.shards:ShardFolder.write",),
     "closing into layer files": ("strataprobe.capture.job:close_layers",),
     "texts.jsonl": ("strataprobe.capture.job:write_texts",),
-    "checksums, manifest, renaming": ("strataprobe.manifest:StageFolder.commit",),
+    "checksums, manifest, renaming": ("strataprobe.stagefolder:StageFolder.commit",),
 }
 
 

@@ -71,7 +71,7 @@ def _ways(found: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Largest difference: from what `strataprobe, reading only` read, relative to the norm, over all layers.",
+        "Largest difference: from what is in the files that `strataprobe` wrote, relative to the norm, over all layers.",
     ]
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ import torch
 from bench.capture.contestants import BEFORE_TOKENS, NNTERP_BATCH, Contest, Layers, Picked
 from bench.capture.device import synchronize
 
-STAGE, READING, FLOOR = "strataprobe", "strataprobe, reading only", "(a) floor: bare body, our batches"
+STAGE, FLOOR = "strataprobe", "(a) floor: bare body, our batches"
 WHOLE_STAGE = "strataprobe, from the file of texts"
 # largest difference from ours, relative to the vector's norm
 TOLERANCE = {"float32": 1e-4, "bfloat16": 6e-2, "mixed": 1e-2}
@@ -23,7 +23,7 @@ class Way(NamedTuple):
     """One way of reading: ``run`` gets the texts picked for it and gives layers, or None.
 
     ``share`` names how many those are: all, those of the ways that read one text at a time, or of the batched ones.
-    ``normed``: its last layer lies behind the final norm. ``against``: the way whose vectors it must give.
+    ``normed``: its last layer lies behind the final norm.
     """
 
     name: str
@@ -31,7 +31,6 @@ class Way(NamedTuple):
     run: Callable[[Picked], Layers | None]
     share: Literal["all", "one at a time", "batched"] = "all"
     normed: bool = False
-    against: str = READING
 
 
 def ways_of(contest: Contest, without: str) -> list[Way]:
@@ -55,7 +54,6 @@ def ways_of(contest: Contest, without: str) -> list[Way]:
     ours = [
         Way(FLOOR, contest, floor),
         Way(STAGE, contest, stage),
-        Way(READING, contest, lambda _: contest.read()),
     ]
     return ours + [way for way in others if way.name[1] not in without]
 
@@ -121,8 +119,8 @@ class Bench:
     def _compare(self, found: dict[str, tuple[Picked, Layers | None]]) -> None:
         for way in self.ways:
             picked, theirs = found[way.name]
-            _, ours = found[way.against]
-            if theirs is None or ours is None or way.name == way.against:
+            _, ours = found[STAGE]  # as the files hold them
+            if theirs is None or ours is None or way.name == STAGE:
                 continue
             gaps = []
             for layer, vectors in theirs.items():

@@ -15,6 +15,7 @@ try:
 except ImportError:  # not a POSIX system
     fcntl = None  # type: ignore[assignment]
 
+_MOST_TRIES = 100
 # one open file a lock: closing any file of a path gives up all of the process's locks on it
 _locks: dict[Path, int] = {}
 
@@ -27,18 +28,13 @@ def take_lock(final: Path) -> None:
     path = _lock_path(final)
     if fcntl is None or path in _locks:
         return
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    except OSError as error:
-        raise StageError(f"{path} could not be made: {error.strerror or error}; choose another --out.") from error
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            os.close(descriptor)
-            raise StageError(
-                f"another strataprobe is writing {final}: wait for it, or choose another --out."
-            ) from error
+    for _ in range(_MOST_TRIES):
+        descriptor = _open_locked(path, final)
+        if _is_at(path, descriptor):
+            break
+        os.close(descriptor)  # the one before removed it between opening and locking: nobody else sees this lock
+    else:  # a file system that gives one file several numbers
+        descriptor = _open_locked(path, final)
     _locks[path] = descriptor
 
 
@@ -53,6 +49,31 @@ def remove_stale_lock(final: Path) -> None:
         with suppress(StageError):
             take_lock(final)
             release_lock(final)
+
+
+def _open_locked(path: Path, final: Path) -> int:
+    """A descriptor of the lock's file, locked where the file system can."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    except OSError as error:
+        raise StageError(f"{path} could not be made: {error.strerror or error}; choose another --out.") from error
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(descriptor)
+            raise StageError(
+                f"another strataprobe is writing {final}: wait for it, or choose another --out."
+            ) from error
+    return descriptor
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is the one that the path names."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock_path(final: Path) -> Path:

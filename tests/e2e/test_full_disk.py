@@ -6,6 +6,7 @@ space when it begins, as when something else fills the disk later.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from stage_runs import data_files, only_the_result, write_texts
 
 PAGE = 4096
 LARGE = 64 * 2**20
+INNER = "STRATAPROBE_TEST_IN_OWN_NAME_SPACE"
 Job = tuple[Commands, list[object], dict[str, bytes]]
 
 
@@ -42,25 +44,29 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own; without the right to mount one, these tests run where they have it, if they can."""
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A disk of its own; without the right to mount one, the test runs where it has it, if it can."""
     place = tmp_path / "disk"
     place.mkdir()
     if resize(place, LARGE):
         yield place
         subprocess.run(["umount", str(place)], check=True)
         return
-    inner = ["unshare", "-rm", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+    assert INNER not in os.environ, "a file system could be mounted here a moment ago"
+    trial = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(place)]
+    if shutil.which("unshare") is None or subprocess.run(trial, capture_output=True).returncode:
         pytest.skip("no right to mount a file system, and none to be given it by unshare -rm")
-    done = subprocess.run(inner, capture_output=True, text=True)
+    test = f"{__file__}::{request.node.name}"
+    inner = ["unshare", "-rm", sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    done = subprocess.run(inner, env={**os.environ, INNER: "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout, done.stdout
     pytest.skip("passed in a name space of its own, where a file system may be mounted")
 
 
 def where(sentence: str) -> str:
     """Which kind of file did not fit, from the sentence."""
-    kinds = {"plan.npz": "plan", ".shards/": "shard", ".h5": "layer file"}
+    kinds = {"attempt.json": "plan", "plan.npz": "plan", ".shards/": "shard", ".h5": "layer file"}
     kinds |= {"texts.jsonl": "texts", "manifest.json": "manifest"}
     named = sentence.split()[1]
     return next(kind for part, kind in kinds.items() if part in named)

@@ -149,7 +149,8 @@ def test_the_class_words_logits_are_those_of_the_whole_model(family: str, tmp_pa
         assert logits is not None
         assert set(row["zero_shot"]) == {"negative", "positive"}
         for name, value in row["zero_shot"].items():
-            token = tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0]
+            space, token, *_ = tokenizer(f" {name}", add_special_tokens=False)["input_ids"]
+            assert tokenizer.convert_ids_to_tokens([space, token]) == ["Ġ", name[0]]
             assert value == pytest.approx(float(logits[-1, token]), rel=1e-4, abs=1e-4)
     assert len(heads) == len(texts)  # the hook does see the head when the whole model runs
     handle.remove()

@@ -196,3 +196,37 @@ def test_an_interruption_while_the_last_jobs_are_written_drops_the_others(monkey
     with pytest.raises(KeyboardInterrupt):
         body()
     assert written == [0]
+
+
+def test_a_thread_left_running_by_a_second_interruption_is_not_finished_until_its_job_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go, begun, written = threading.Event(), threading.Event(), []
+
+    def write(job: int) -> None:
+        begun.set()
+        go.wait(WAIT_S)
+        written.append(job)
+
+    join = threading.Thread.join
+
+    def interrupted(self: threading.Thread, timeout: float | None = None) -> None:
+        begun.wait(WAIT_S)
+        raise KeyboardInterrupt
+
+    writer = BackgroundWriter(write, depth=4)
+    assert writer.finished
+
+    def body() -> None:
+        with writer:
+            for job in range(4):
+                writer.put(job)
+            monkeypatch.setattr(threading.Thread, "join", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        body()
+    monkeypatch.setattr(threading.Thread, "join", join)
+    assert not writer.finished
+    go.set()
+    until(lambda: writer.finished)
+    assert written == [0]

@@ -9,7 +9,8 @@ import pytest
 
 from strataprobe.backup import Backup
 from strataprobe.errors import StageError
-from strataprobe.manifest import Manifest, StageFolder, verify_folder
+from strataprobe.manifest import Manifest, verify_folder
+from strataprobe.stagefolder import StageFolder
 
 STAGES = ("data", "activations")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +9,14 @@ import pytest
 import torch
 
 import strataprobe as sp
-from builders import FAMILIES, save_model, tiny_model
+from builders import FAMILIES, tiny_model
 from plain_hook import SUFFIX, TEXTS, read, relative
 from strataprobe.capture.background import BackgroundWriter
 from strataprobe.capture.check import check_model
 from strataprobe.capture.reader import BatchResult, PendingBatch, Reader
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.errors import DataError, ModelError, OptionError
-from strataprobe.models import load_model, wrap_model
+from strataprobe.models import wrap_model
 
 
 def test_the_package_and_the_function_of_one_name_are_both_there(tiny: Any) -> None:
@@ -100,6 +98,7 @@ def test_every_token_is_kept_where_that_is_asked_for(family: str, tiny: Any) -> 
         for layer in (0, 1, 3):
             tokens = acts.tokens(layer)[i]
             assert tokens.shape == (len(plain.ids), 32)
+            assert tokens.base is None  # its own memory, not a view that keeps the batch's
             assert relative(tokens, plain.layers[layer]) < 1e-5
             assert relative(tokens[plain.own].mean(axis=0), acts.layer(layer, "mean")[i]) < 1e-6
     assert len(acts.tokens(3)) == len(TEXTS)
@@ -132,6 +131,31 @@ def test_texts_that_are_cut_are_counted(tiny: Any, capsys: pytest.CaptureFixture
     assert f"{n_cut} of {len(TEXTS)} texts were too long and were cut at their end." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("family", ["gemma3_text", "gpt_neox", "bert"])
+@pytest.mark.parametrize(("default", "device"), [("meta", "cpu"), ("cuda", "cpu"), ("cuda", "cuda")])
+def test_the_default_device_of_new_tensors_does_not_matter(family: str, default: str, device: str) -> None:
+    if default == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    plain, tokenizer = tiny_model(family)
+    model = wrap_model(plain.to(device), tokenizer)
+
+    def everything() -> BatchResult:
+        rows = Tokenizer(model, PromptForm()).rows(TEXTS)
+        return Reader(model, [0, 1, 3], ["last", "mean", "last-text"], [5, 9], keep_tokens=True).read(rows, TEXTS)
+
+    expected = everything()
+    torch.set_default_device(default)
+    try:
+        assert torch.zeros(1).device.type == default
+        found = everything()
+    finally:
+        torch.set_default_device(None)
+    assert all(np.array_equal(found.vectors[key], array) for key, array in expected.vectors.items())
+    assert all(np.array_equal(found.tokens[layer], array) for layer, array in expected.tokens.items())
+    assert (found.zero_shot is None) == (family == "bert")
+    np.testing.assert_array_equal(found.zero_shot, expected.zero_shot)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_batches_may_be_pending_together_and_be_taken_over_by_another_thread(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
@@ -150,19 +174,6 @@ def test_batches_may_be_pending_together_and_be_taken_over_by_another_thread(dev
         assert all(np.array_equal(got.vectors[key], array) for key, array in result.vectors.items())
         assert all(np.array_equal(got.tokens[layer], array) for layer, array in result.tokens.items())
         np.testing.assert_array_equal(got.zero_shot, result.zero_shot)
-
-
-def test_the_class_words_logits_of_the_mixed_mode_are_near_those_of_float32(tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "gemma", "gemma3_text")
-    found = []
-    for dtype in ("float32", "mixed"):
-        model = load_model(folder, dtype=dtype)
-        rows = Tokenizer(model, PromptForm(suffix=SUFFIX)).rows(TEXTS)
-        result = Reader(model, [3], ["last"], [5, 9, 300]).read(list(rows), TEXTS)
-        assert result.zero_shot is not None
-        assert (result.zero_shot.shape, result.zero_shot.dtype) == ((len(TEXTS), 3), np.float32)
-        found.append(result.zero_shot)
-    assert 0 < relative(found[1], found[0]) < 5e-3
 
 
 @pytest.mark.parametrize(
@@ -191,14 +202,6 @@ def test_bad_options_are_named(tiny: Any) -> None:
         sp.capture(["a"], model)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_read_alike_both_ways_is_trusted(family: str, tiny: Any) -> None:
-    outcome = check_model(tiny(family))
-    assert outcome.trusted
-    assert [c.layer for c in outcome.layers] == [0, 1, 2, 3]
-    assert "can be trusted here: layers 0 to 3 agree" in outcome.verdict
-
-
 def test_a_model_whose_vectors_depend_on_the_batch_is_not_trusted(tiny: Any) -> None:
     model = tiny("llama")
 
@@ -213,23 +216,3 @@ def test_a_model_whose_vectors_depend_on_the_batch_is_not_trusted(tiny: Any) -> 
     assert not outcome.trusted
     assert [c.padding > outcome.tolerance for c in outcome.layers] == [False, False, True, True]
     assert "cannot be trusted here in float32 on cpu: layer " in outcome.verdict
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma3"])
-def test_a_model_whose_last_layer_would_be_read_behind_the_norm_is_not_trusted(family: str, tiny: Any) -> None:
-    model = tiny(family)
-    behind = replace(model, blocks=torch.nn.ModuleList([*model.blocks[:2], model.final_norm]))
-    outcome = check_model(behind)
-    assert not outcome.trusted
-    assert "its last layer could not be read before the final norm" in outcome.verdict
-
-
-def test_padding_on_the_left_by_the_tokenizers_habit_changes_nothing(tiny: Any) -> None:
-    model = tiny("gemma3")
-    expected = sp.capture(TEXTS, model.model, model.tokenizer, suffix=SUFFIX)
-    model.tokenizer.padding_side = "left"
-    try:
-        got = sp.capture(TEXTS, model.model, model.tokenizer, suffix=SUFFIX)
-    finally:
-        model.tokenizer.padding_side = "right"
-    assert all((got.layer(k) == expected.layer(k)).all() for k in expected.layers)

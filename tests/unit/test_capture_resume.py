@@ -12,13 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import safetensors.numpy
-import torch
 
 import strataprobe.capture.job as job_module
-import strataprobe.manifest as manifest_module
+import strataprobe.stagefolder as stagefolder_module
 from plain_hook import SUFFIX
 from stage_runs import (
     BATCH_TOKENS,
@@ -31,7 +28,6 @@ from stage_runs import (
     shards_of,
     stage,
 )
-from strataprobe.capture.shardfile import write_shard
 from strataprobe.capture.shards import PLAN_NAME, Plan, ShardFolder
 from strataprobe.errors import StageError
 from strataprobe.models import load_model
@@ -112,10 +108,10 @@ def test_a_capture_killed_after_its_last_batch_reads_nothing_again(
         if moment == "closing":
             patch.setattr(close_module, "write_layer_file", die_at_third)
         elif moment == "recording":
-            patch.setattr(manifest_module, "record_files", die)
+            patch.setattr(stagefolder_module, "record_files", die)
             patch.setattr(job_module, "record_files", die)
         elif moment == "manifest":
-            patch.setattr(manifest_module, "write_manifest", die)
+            patch.setattr(stagefolder_module, "write_manifest", die)
             patch.setattr(job_module, "write_manifest", die)
         else:
             real_replace = os.replace
@@ -276,149 +272,3 @@ def test_a_full_disk_while_layers_are_added_is_a_sentence_and_reads_nothing_agai
     assert passes == []
     assert data_files(out) == whole
     only_the_result(out)
-
-
-def interrupted_before_closing(texts: Path, model: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An attempt that has read everything and closed nothing: the folder of its shards."""
-    with monkeypatch.context() as patch:
-        patch.setattr(job_module, "close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
-        with pytest.raises(Killed):
-            stage(texts, model, out)
-    return out.with_name(".activations.shards") / "main"
-
-
-@pytest.mark.parametrize("cut", [0, 5, 300, -4])
-def test_a_shard_cut_short_is_read_again_and_no_other(
-    cut: int,
-    texts: Path,
-    llama_folder: Path,
-    whole: dict[str, bytes],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    out, model = tmp_path / "activations", load_model(llama_folder)
-    shards = interrupted_before_closing(texts, model, out, monkeypatch)
-    for name in ("000001", "000003"):
-        shard = shards / f"{name}.safetensors"
-        shard.write_bytes(shard.read_bytes()[:cut])
-    with counted(model) as passes:
-        stage(texts, model, out)
-    assert len(passes) == 2
-    assert "capture: 2 batches on disk were damaged and are read again." in capsys.readouterr().err
-    assert data_files(out) == whole
-    only_the_result(out)
-
-
-def test_a_shard_with_fewer_rows_than_its_batch_is_read_again(
-    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, model = tmp_path / "activations", load_model(llama_folder)
-    shard = interrupted_before_closing(texts, model, out, monkeypatch) / "000001.safetensors"
-    write_shard(shard, {name: array[1:] for name, array in safetensors.numpy.load_file(shard).items()})
-    with counted(model) as passes:
-        stage(texts, model, out)
-    assert len(passes) == 1
-    assert data_files(out) == whole
-
-
-def test_a_shard_damaged_while_closing_is_named_and_the_same_command_mends_it(
-    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "activations"
-    shard = out.with_name(".activations.shards") / "main" / "000001.safetensors"
-    real = job_module.close_layers
-
-    def damage(*arguments: Any) -> None:
-        shard.write_bytes(shard.read_bytes()[:-40])
-        real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(job_module, "close_layers", damage)
-        with pytest.raises(StageError, match=r"000001.safetensors is damaged .*run the same command again"):
-            stage(texts, llama_folder, out)
-    assert not out.exists()
-    stage(texts, llama_folder, out)
-    assert data_files(out) == whole
-    only_the_result(out)
-
-
-def test_shards_without_their_plan_are_read_again(
-    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, model = tmp_path / "activations", load_model(llama_folder)
-    (interrupted_before_closing(texts, model, out, monkeypatch) / PLAN_NAME).unlink()
-    with counted(model) as passes:
-        stage(texts, model, out, batch_tokens=2 * BATCH_TOKENS)
-    assert len(passes) > 3
-    assert {p.name for p in out.iterdir()} == {*whole, "manifest.json"}
-    only_the_result(out)
-
-
-def test_a_plan_that_is_damaged_is_a_sentence(
-    texts: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "activations"
-    plan = interrupted_before_closing(texts, llama_folder, out, monkeypatch) / PLAN_NAME
-    plan.write_bytes(plan.read_bytes()[:100])
-    with pytest.raises(StageError, match=r"plan.npz is damaged .*: delete .*\.activations\.shards"):
-        stage(texts, llama_folder, out)
-    shutil.rmtree(out.with_name(".activations.shards"))
-    stage(texts, llama_folder, out)
-    only_the_result(out)
-
-
-def test_the_batches_of_an_interrupted_attempt_are_kept_whatever_budget_is_asked_for(
-    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out, model = tmp_path / "activations", load_model(llama_folder)
-    shards = interrupted_before_closing(texts, model, out, monkeypatch)
-    for batch in (0, 2):
-        (shards / f"{batch:06d}.safetensors").unlink()
-    manifest = stage(texts, model, out, batch_tokens=4000)
-    assert data_files(out) == whole
-    assert manifest.details["batch_tokens"] == BATCH_TOKENS
-    assert manifest.details["n_batches"] > 5
-
-
-def test_after_an_out_of_memory_a_resumed_attempt_goes_on_with_smaller_batches_and_the_manifest_says_so(
-    texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, model = tmp_path / "activations", load_model(llama_folder)
-    shapes: list[int] = []
-
-    def too_large(_module: Any, inputs: Any) -> None:
-        shapes.append(inputs[0].shape[0] * inputs[0].shape[1])
-        if shapes[-1] > 100:
-            raise torch.OutOfMemoryError("out of memory")
-        if len(shapes) > 12:
-            raise KeyboardInterrupt
-
-    handle = model.blocks[2].register_forward_pre_hook(too_large)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stage(texts, model, out)
-        assert "capture: out of memory with" in capsys.readouterr().err
-        n_tried = len([n for n in shapes if n > 100])
-        assert n_tried > 0
-        shapes.clear()
-        handle.remove()
-        handle = model.blocks[2].register_forward_pre_hook(
-            lambda _m, inputs: shapes.append(inputs[0].shape[:2].numel())
-        )
-        manifest = stage(texts, model, out)
-    finally:
-        handle.remove()
-    assert max(shapes) <= 100
-    assert manifest.details["out_of_memory_splits"] == n_tried
-    assert "within the tolerance" in manifest.details["exactness"]
-    files = data_files(out)
-    assert sorted(files) == sorted(whole)
-    undisturbed = stage(texts, model, tmp_path / "undisturbed")
-    assert undisturbed.details["out_of_memory_splits"] == 0
-    assert "exactness" not in undisturbed.details
-    for layer in range(7):
-        for split in ("train", "val", "test"):
-            one, two = (ActivationFolder.open(path).read(layer, split) for path in (out, tmp_path / "undisturbed"))
-            np.testing.assert_allclose(one.activations, two.activations, rtol=1e-4, atol=1e-5)
-            assert one.ids == two.ids

@@ -22,6 +22,7 @@ from stage_runs import (
     stage,
 )
 from strataprobe.capture.batches import CPU_BATCH_TOKENS
+from strataprobe.capture.job import most_in_host_memory
 from strataprobe.capture.run import capture_stage
 from strataprobe.errors import DataError, ModelError, NonFiniteError, OptionError, StageError
 from strataprobe.models import load_model
@@ -257,3 +258,38 @@ def test_conversations_are_captured_and_lie_beside_their_vectors(llama_folder: P
     with pytest.raises(DataError, match=r"text '000004' has no message by the assistant"):
         stage(file, llama_folder, tmp_path / "other", readouts=["last-assistant"], **options)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_the_current_folder_may_be_given_by_its_dots(
+    name: str, texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    inner = tmp_path / "outer" / "inner"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    if name == "..":
+        with pytest.raises(StageError, match=r"outer has no manifest.json and holds other files"):
+            stage(texts, llama_folder, Path(name))
+        return
+    stage(texts, llama_folder, Path(name), layers="1-3")
+    monkeypatch.chdir(inner)
+    stage(texts, llama_folder, Path(name))
+    assert data_files(inner) == whole
+    only_the_result(inner)
+
+
+def test_a_token_budget_that_is_no_number_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="--batch-tokens 'abc' is neither 'auto' nor a positive number"):
+        stage(tmp_path / "no texts", "no/model", tmp_path / "activations", batch_tokens="abc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batches_that_keep_every_token_are_made_for_the_hosts_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda _: "MemTotal: 9 kB\nMemAvailable:   80000000 kB\n")
+    gemma = 4 * 2560 * 35
+    assert most_in_host_memory(2**15, gemma) == 2**14  # 28,571 fit into an eighth of 82 GB
+    assert most_in_host_memory(2**13, gemma) == 2**13
+    assert most_in_host_memory(2**15, 1000 * gemma) == 2**11
+    monkeypatch.setattr(Path, "read_text", lambda _: "")
+    assert most_in_host_memory(2**15, gemma) == 2**15

@@ -155,6 +155,21 @@ def test_a_template_that_changes_or_drops_the_last_message_is_refused_by_name(ti
     assert "degrees" not in written(drops.model, drops.rows([unwritten])[0])
 
 
+@pytest.mark.parametrize("content", ["It rained.", [USER], [USER, ANSWER]], ids=["text", "user", "assistant"])
+def test_a_prefix_or_suffix_that_the_template_strips_is_said_to_be_the_one(content: Any, tiny: Any) -> None:
+    for form, option in (
+        (PromptForm("", "\nIs it so? ", "chat"), r"--suffix '\\nIs it so\? '"),
+        (PromptForm("\n\nRate: ", SUFFIX, "chat"), r"--prefix '\\n\\nRate: '"),
+    ):
+        with pytest.raises(OptionError, match=rf"^{option} is changed by the model's chat template"):
+            Tokenizer(model_with(GEMMA, tiny), form).rows([content])
+        assert len(Tokenizer(model_with(CHATML, tiny), form).rows([content])) == 1
+    inside = PromptForm("Rate: ", "\n\nIs it so?", "chat")
+    assert len(Tokenizer(model_with(GEMMA, tiny), inside).rows([content])) == 1
+    with pytest.raises(DataError, match="text 0: the chat template changes this text"):
+        Tokenizer(model_with(GEMMA, tiny), PromptForm("", "", "chat")).rows(["It rained. "])
+
+
 def test_a_conversation_that_the_template_refuses_is_refused_by_name_in_its_words(tiny: Any) -> None:
     tokenizer = Tokenizer(model_with(GEMMA, tiny), PromptForm(template="chat"))
     with pytest.raises(

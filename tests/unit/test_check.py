@@ -76,8 +76,9 @@ def test_a_difference_from_the_librarys_states_is_named_with_its_layer(
     assert "differs from the library's hidden states by 1.0e-02 of the norm (1e-05 allowed)" in one_sentence(result)
 
 
-def test_a_last_layer_read_behind_the_final_norm_is_not_trusted() -> None:
-    loaded = wrap_model(*tiny_model("llama"))
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_a_last_layer_read_behind_the_final_norm_is_not_trusted(family: str) -> None:
+    loaded = wrap_model(*tiny_model(family))
     loaded.blocks = nn.ModuleList([*loaded.blocks[:-1], loaded.final_norm])
     result = check_model(loaded)
     assert not result.trusted

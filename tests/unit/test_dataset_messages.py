@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from strataprobe.dataset import check_content, read_dataset, to_jsonl
+from strataprobe.content import check_content
+from strataprobe.dataset import read_dataset, to_jsonl
 from strataprobe.errors import DataError
 from strataprobe.generate.adopt import adopt
 from strataprobe.manifest import sha256_json

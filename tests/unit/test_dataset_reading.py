@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from strataprobe.dataset import Text, check_text, fill_splits, read_dataset, to_jsonl
+from strataprobe.content import check_text
+from strataprobe.dataset import Text, fill_splits, read_dataset, to_jsonl
 from strataprobe.errors import DataError
 from strataprobe.recipe import Recipe, RecipeClass, load_recipe
-from strataprobe.textfiles import parse_jsonl, read_rows
+from strataprobe.textfiles import iter_rows, parse_jsonl
 
 
 def jsonl(path: Path, *rows: Any) -> Path:
@@ -138,21 +139,21 @@ def test_a_class_that_the_recipe_does_not_have_is_named(file: Path) -> None:
 
 def test_blank_lines_are_passed_over_and_still_counted(file: Path) -> None:
     with pytest.raises(DataError, match="line 4 is not JSON"):
-        read_rows(jsonl(file, {"text": "a"}, "", "  ", "{"))
-    assert len(read_rows(jsonl(file, {"text": "a"}, "", {"text": "b"}))) == 2
+        list(iter_rows(jsonl(file, {"text": "a"}, "", "  ", "{")))
+    assert len(list(iter_rows(jsonl(file, {"text": "a"}, "", {"text": "b"})))) == 2
 
 
 def test_files_that_are_missing_unknown_empty_or_not_utf8_are_refused(tmp_path: Path, file: Path) -> None:
     with pytest.raises(DataError, match=r"is not a file: give a .jsonl"):
-        read_rows(tmp_path / "none.jsonl")
+        list(iter_rows(tmp_path / "none.jsonl"))
     (tmp_path / "texts.doc").write_text("x")
     with pytest.raises(DataError, match="is of an unknown kind"):
-        read_rows(tmp_path / "texts.doc")
+        list(iter_rows(tmp_path / "texts.doc"))
     with pytest.raises(DataError, match="holds no texts"):
         read_dataset(jsonl(file))
     file.write_bytes('{"text": "Grüße"}\n'.encode("latin-1"))
     with pytest.raises(DataError, match=r"is not UTF-8 \(byte \d+\)"):
-        read_rows(file)
+        list(iter_rows(file))
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
         "a.txt": "a\r\nb\r\n",
     }.items():
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + data.encode())
-        assert [row["text"] for _, row in read_rows(tmp_path / name)] == ["a", "b"]
+        assert [row["text"] for _, row in iter_rows(tmp_path / name)] == ["a", "b"]
 
 
 def test_csv_is_read_with_its_columns_and_line_numbers(tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_csv_is_read_with_its_columns_and_line_numbers(tmp_path: Path) -> None:
 def test_a_text_file_is_a_text_a_line(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("one\n\n  two \n", encoding="utf-8")
-    assert read_rows(path) == [(f"{path}, line 1", {"text": "one"}), (f"{path}, line 3", {"text": "  two "})]
+    assert list(iter_rows(path)) == [(f"{path}, line 1", {"text": "one"}), (f"{path}, line 3", {"text": "  two "})]
 
 
 def test_parquet_is_read_with_its_missing_values_left_out(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_parquet_without_its_extra_says_what_to_install(tmp_path: Path, monkeypa
     (tmp_path / "texts.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(DataError, match=r"pip install 'strataprobe\[parquet\]'"):
-        read_rows(tmp_path / "texts.parquet")
+        list(iter_rows(tmp_path / "texts.parquet"))
 
 
 def test_jsonl_may_come_from_anywhere() -> None:

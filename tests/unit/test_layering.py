@@ -13,7 +13,7 @@ REPO = Path(__file__).resolve().parents[2]
 SOURCE = REPO / "src" / "strataprobe"
 ROWS = (
     ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "bagofwords", "content", "textfiles"),
-    ("dataset",),
+    ("stagefolder", "dataset"),
     ("modelerrors", "modelfiles", "devices", "mixed", "models"),
     ("layerfile", "tokenfile", "store"),
     ("generate",),

@@ -13,7 +13,6 @@ import pytest
 from strataprobe.errors import StageError
 from strataprobe.manifest import (
     Manifest,
-    StageFolder,
     describe_difference,
     differing,
     read_json,
@@ -25,6 +24,7 @@ from strataprobe.manifest import (
     write_atomic,
     write_json,
 )
+from strataprobe.stagefolder import StageFolder
 
 KEY: dict[str, Any] = {"seed": 0, "texts_sha256": "ab"}
 

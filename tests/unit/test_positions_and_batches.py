@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from strataprobe.capture.batches import (
     CPU_BATCH_TOKENS,
@@ -77,6 +78,31 @@ def test_rows_are_padded_on_the_right() -> None:
     assert ids.tolist() == [[10, 11, 12, 13, 14, 15], [10, 11, 12, 0, 0, 0], [10, 11, 12, 13, 14, 0]]
     assert mask.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
     assert (ids.dtype, mask.dtype) == (torch.int64, torch.int64)
+
+
+class Sent(TorchFunctionMode):
+    """Notes of each copy to another device: whether it was pinned, and whether nobody waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copies: list[tuple[bool, bool]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.to and (kwargs or {}).get("dtype") is None and not isinstance(args[1], torch.dtype):
+            self.copies.append((args[0].is_pinned(), bool((kwargs or {}).get("non_blocking"))))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("device", "unwaited"), [("cpu", False), ("meta", False), ("cuda", True)])
+def test_only_pinned_memory_is_copied_without_waiting_and_only_to_cuda(device: str, unwaited: bool) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    place = torch.device(device)
+    with Sent() as sent:
+        ids, _ = padded(ROWS, 0, place)
+        found = Positions(ROWS, place)._real
+    assert sent.copies == [(unwaited, unwaited)] * 3  # ids and mask; positions; places of the tokens
+    assert ids.device.type == found[0].device.type == device
 
 
 def test_a_text_longer_than_the_budget_is_a_batch_of_its_own() -> None:

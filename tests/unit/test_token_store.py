@@ -26,16 +26,16 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture(scope="module")
 def kept(texts: Path, more_texts: Path, llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted capture with every token of layers 1, 2 and 5."""
+    """An uninterrupted capture with every token of layers 0, 1, 2 and 5."""
     out = tmp_path_factory.mktemp("kept") / "activations"
     options: dict[str, Any] = {"layers": "1-2,5", "evals": {"snow": more_texts}, "readouts": READOUTS}
     stage(texts, llama_folder, out, prefix="Text: ", keep_tokens=True, **options)
     return out
 
 
-def test_there_is_a_further_file_for_each_layer_asked_for(kept: Path) -> None:
+def test_there_is_a_further_file_for_each_layer_captured(kept: Path) -> None:
     names = {p.name for p in kept.glob("*_tokens*")}
-    assert names == {f"layer_{k}_tokens{end}.h5" for k in (1, 2, 5) for end in ("", "_eval_snow")}
+    assert names == {f"layer_{k}_tokens{end}.h5" for k in (0, 1, 2, 5) for end in ("", "_eval_snow")}
     folder = ActivationFolder.open(kept)
     assert (folder.layers, folder.eval_names) == ([0, 1, 2, 5], ["snow"])
     only_the_result(kept)
@@ -126,10 +126,13 @@ def test_layers_may_be_added_with_their_tokens(kept: Path, texts: Path, llama_fo
     assert [name for name in mine if name.endswith(".h5") and mine[name] != theirs[name]] == []
 
 
-def test_tokens_of_the_embeddings_are_kept_when_they_are_asked_for(
+def test_tokens_of_the_embeddings_are_kept_with_those_of_any_layer(
     texts: Path, llama_folder: Path, tmp_path: Path
 ) -> None:
+    stage(texts, llama_folder, tmp_path / "activations", layers="1", keep_tokens=True)
+    before = data_files(tmp_path / "activations")
     stage(texts, llama_folder, tmp_path / "activations", layers="0-1", keep_tokens=True)
+    assert data_files(tmp_path / "activations") == before
     folder = ActivationFolder.open(tmp_path / "activations")
     tokens = folder.read_tokens(0, "val")
     for i, vectors in enumerate(tokens.activations):
@@ -170,7 +173,7 @@ def test_tokens_that_would_take_more_than_half_the_free_disk_are_refused_before_
 ) -> None:
     out, model = tmp_path / "activations", load_model(llama_folder)
     n_tokens = stage(texts, model, tmp_path / "count", layers="1").details["captured"]["main"]["n_tokens"]
-    tokens_bytes = 4 * 32 * 6 * n_tokens
+    tokens_bytes = 4 * 32 * 7 * n_tokens
 
     def free(n_bytes: int) -> None:
         monkeypatch.setattr(space_module.shutil, "disk_usage", lambda _: Usage(10**12, 0, n_bytes))
@@ -192,12 +195,12 @@ def test_what_an_interrupted_attempt_holds_is_not_needed_again(
     texts: Path, llama_folder: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, model = tmp_path / "activations", load_model(llama_folder)
-    vectors_bytes = 30 * 32 * 4 * (1 + 6 * 2)
+    enough_bytes = sum(map(len, whole.values())) + 30 * 32 * 4 * (1 + 6 * 2)  # all files, and the vectors once more
 
     def free(n_bytes: int) -> None:
         monkeypatch.setattr(space_module.shutil, "disk_usage", lambda _: Usage(10**12, 0, n_bytes))
 
-    free(2 * vectors_bytes - 1)
+    free(enough_bytes)
     with pytest.raises(StageError, match="MB more on its disk"):
         stage(texts, model, out)
     monkeypatch.undo()
@@ -205,7 +208,7 @@ def test_what_an_interrupted_attempt_holds_is_not_needed_again(
         patch.setattr("strataprobe.capture.job.close_layers", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             stage(texts, model, out)
-    free(2 * vectors_bytes - 1)
+    free(enough_bytes)
     stage(texts, model, out)
     assert data_files(out) == whole
 

@@ -216,12 +216,6 @@ def test_a_slow_tokenizer_is_refused(tiny: Any) -> None:
         Tokenizer(model, PromptForm())
 
 
-def test_class_words_are_the_first_token_of_a_space_and_the_word(tiny: Any) -> None:
-    model = tiny("llama")
-    ids = Tokenizer(model, PromptForm()).class_token_ids(["negative", "the"])
-    assert ids == [model.tokenizer(f" {w}", add_special_tokens=False)["input_ids"][0] for w in ("negative", "the")]
-
-
 def test_a_table_gives_the_rows_one_by_one_and_in_slices(tiny: Any) -> None:
     tokenizer = Tokenizer(tiny("gemma3"), PromptForm(suffix=SUFFIX))
     texts = list(ODD_TEXTS.values())

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from strataprobe.errors import StageError
-from strataprobe.manifest import Manifest, StageFolder, verify_folder
+from strataprobe.manifest import Manifest, verify_folder
 from strataprobe.probes.run import DONE_FOLDER, train
+from strataprobe.stagefolder import StageFolder
 from train_folders import data_files, write_folder
 
 CODE = "import sys\nfrom strataprobe.probes.run import train\ntrain(sys.argv[1], sys.argv[2])\n"

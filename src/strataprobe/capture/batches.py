@@ -22,18 +22,26 @@ _SHORT_ROW = 16
 _FULL_ENOUGH, _PADDING = 0.25, 0.025
 
 
+def parse_batch_tokens(asked: int | str) -> int | None:
+    """The number asked for, None for "auto". Raises OptionError for anything else."""
+    if asked == "auto":
+        return None
+    try:
+        n = int(asked)
+    except ValueError:
+        n = 0
+    if n < 1:
+        raise OptionError(f"--batch-tokens {asked!r} is neither 'auto' nor a positive number.")
+    return n
+
+
 def choose_batch_tokens(asked: int | str, model: LoadedModel, *, n_token_layers: int = 0) -> int:
     """The token budget of a batch: as asked, a fixed number on CPU, or a power of two from a GPU's free memory.
 
     ``n_token_layers`` is at how many layers every token is kept. Raises OptionError for anything but "auto" or a number.
     """
-    if asked != "auto":
-        try:
-            n = int(asked)
-        except ValueError:
-            n = 0
-        if n < 1:
-            raise OptionError(f"--batch-tokens {asked!r} is neither 'auto' nor a positive number.")
+    n = parse_batch_tokens(asked)
+    if n is not None:
         return n
     device = model.device
     if device.type != "cuda":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,24 +21,30 @@ MAIN = "main"
 
 @dataclass
 class Corpus:
-    """The main texts, or one ``--eval`` set. ``layers`` are those still to be captured; of ``token_layers`` every token is.
+    """The main texts, or one ``--eval`` set. ``layers`` are those still to be captured.
 
-    After ``tokenize`` there are ``lengths`` (N,) int64, tokens of each text, ``truncated`` (N,) bool, which were cut, and
-    ``table`` until ``drop_tokens``.
+    After ``tokenize`` there are ``lengths`` (N,) int64, tokens of each text, ``truncated`` (N,) bool, which were cut,
+    ``tokens_sha256``, a digest of all tokens and of which are read, and ``table`` until ``drop_tokens``.
     """
 
     name: str
     dataset: Dataset
     layers: list[int]
-    token_layers: list[int] = field(default_factory=list)
+    keep_tokens: bool = False
     table: TokenTable = field(init=False)
     lengths: NDArray[np.int64] = field(init=False)
     truncated: NDArray[np.bool_] = field(init=False)
+    tokens_sha256: str = field(init=False)
 
     @property
     def eval_name(self) -> str | None:
         """NAME of ``--eval NAME=FILE``; None for the main texts."""
         return None if self.name == MAIN else self.name.removeprefix("eval_")
+
+    @property
+    def token_layers(self) -> list[int]:
+        """At which of the layers every token's vector is kept."""
+        return self.layers if self.keep_tokens else []
 
     @cached_property
     def texts_sha256(self) -> str:
@@ -46,8 +53,7 @@ class Corpus:
 
     def key(self) -> dict[str, Any]:
         """What is to be captured of it, as JSON values."""
-        tokens = {"token_layers": self.token_layers} if self.token_layers else {}
-        return {"layers": self.layers, "texts_sha256": self.texts_sha256, **tokens}
+        return {"layers": self.layers, "texts_sha256": self.texts_sha256}
 
     def tokenize(self, tokenizer: Tokenizer, readouts: Sequence[str]) -> None:
         """Fill ``table``, and say how many texts were cut. Raises what the tokenizer and ``check_rows`` raise."""
@@ -59,6 +65,10 @@ class Corpus:
         self.table = tokenizer.rows([text.content for text in texts], place_of)
         check_rows(self.table, readouts, place_of)
         self.lengths, self.truncated = self.table.lengths, self.table.truncated
+        digest = hashlib.sha256()
+        for array in (self.table.ids, self.table.offsets, self.table.positions):
+            digest.update(np.ascontiguousarray(array).data)
+        self.tokens_sha256 = digest.hexdigest()
         if self.table.n_truncated:
             first = texts[int(np.argmax(self.table.truncated))].id
             note(
@@ -68,7 +78,7 @@ class Corpus:
 
     def drop_tokens(self) -> None:
         """Free the tokens once they are read, unless they are to be written down."""
-        if not self.token_layers:
+        if not self.keep_tokens:
             del self.table
 
     def details(self, held_layers: Sequence[int]) -> dict[str, Any]:
@@ -76,6 +86,7 @@ class Corpus:
         cut = np.flatnonzero(self.truncated)[:100]
         return {
             "texts_sha256": self.texts_sha256,
+            "tokens_sha256": self.tokens_sha256,
             "layers": sorted({*self.layers, *held_layers}),
             "n_texts": len(self.dataset.rows),
             "n_tokens": int(self.lengths.sum()),

@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from strataprobe.capture.attempt import Attempt, made_with, remove_folder
 from strataprobe.capture.background import BackgroundWriter
-from strataprobe.capture.batches import choose_batch_tokens, plan_batches
+from strataprobe.capture.batches import choose_batch_tokens, parse_batch_tokens, plan_batches
 from strataprobe.capture.close import close_layers
 from strataprobe.capture.corpus import Corpus
 from strataprobe.capture.reader import PendingBatch, Reader, evaluation_mode
-from strataprobe.capture.shards import Plan, ShardFolder
+from strataprobe.capture.shards import Plan, ShardFolder, array_names
 from strataprobe.capture.space import check_space
 from strataprobe.capture.texts import write_texts
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.errors import NonFiniteError, StageError
-from strataprobe.locks import release_lock
 from strataprobe.manifest import (
+    MANIFEST_NAME,
     Manifest,
-    StageFolder,
     library_versions,
-    read_json,
+    read_manifest,
     record_files,
-    write_json,
     write_manifest,
 )
 from strataprobe.models import LoadedModel
 from strataprobe.progress import Progress, note
+from strataprobe.stagefolder import StageFolder
 
 _NOT_FINITE = "not_finite"
-_MEMORY_NAME = "out_of_memory.json"
-_EXACTNESS = (
-    "Batches were halved where memory ran out: vectors agree with those of an undisturbed capture within the tolerance "
-    "stated for the model's family and dtype, not to the byte."
-)
+# Batches on their way to the disk are kept in memory that cannot be swapped out: each may take this share of what is free.
+_HOST_SHARE, _LEAST_TOKENS = 8, 2**11
 
 
 def shards_of(out: Path) -> Path:
@@ -61,22 +59,24 @@ class CaptureJob:
         batch_tokens: int | str,
     ) -> None:
         self.model, self.tokenizer, self.form, self.readouts = model, tokenizer, form, readouts
-        self.corpora, self.out, self.existing, self.manifest = corpora, out, existing, manifest
+        self.corpora, self.existing, self.manifest = corpora, existing, manifest
         self.batch_tokens = batch_tokens
         todo = {corpus.name: corpus.key() for corpus in corpora}
         self.folder = StageFolder(out, "capture", {**manifest.config, **manifest.inputs, "captured": todo})
-        self.shards = shards_of(out)
-        self.batch_limit: int | None = None
-        self.n_splits = 0
+        self.out = self.folder.final
+        self.shards = shards_of(self.out)
 
     def run(self, started_s: float) -> Manifest:
+        """Everything from the tokens to the manifest. The lock on the folder is the caller's to release."""
         for corpus in self.corpora:
             corpus.tokenize(self.tokenizer, self.readouts)
-        self._begin()
-        shards = self._open_shards()
+        self._refuse_other_tokens()
+        resumed = self._begin()
+        readers = self._readers()
+        shards = self._open_shards(readers, resumed)
         work = self.folder.work
         check_space(self.out, work, [(c, shards[c.name]) for c in self.corpora], self.readouts, self.model.d_model)
-        self._read(shards)
+        self._read(readers, shards)
         attrs = self._attrs()
         for corpus in self.corpora:
             corpus.drop_tokens()
@@ -85,37 +85,68 @@ class CaptureJob:
         self.manifest.details = self._details(shards)
         return self._commit(started_s)
 
-    def _begin(self) -> None:
-        """Take up an interrupted attempt at this very capture.
+    def _refuse_other_tokens(self) -> None:
+        held = self.existing.details["captured"] if self.existing else {}
+        for corpus in self.corpora:
+            if held.get(corpus.name, {}).get("tokens_sha256", corpus.tokens_sha256) != corpus.tokens_sha256:
+                raise StageError(
+                    f"{self.out} was captured from other tokens of the same texts (its tokenizer was changed since): "
+                    "choose another --out."
+                )
+
+    def _begin(self) -> bool:
+        """Take the folder, and take up an interrupted attempt at this very capture: whether there is one.
 
         An attempt with other options is discarded when it has read nothing yet, or ended in values that are not finite.
+        Raises StageError when another process has finished a capture into the folder since it was looked at.
         """
-        spoiled = self.folder.work / _NOT_FINITE
+        work, spoiled = self.folder.work, self.folder.work / _NOT_FINITE
         pending = self.folder.pending_key()
-        nothing_read = not list(self.shards.rglob("*.safetensors"))
+        nothing_read = not any(self.shards.rglob("*.safetensors"))
         if pending is not None and pending != self.folder.key and (nothing_read or spoiled.is_file()):
-            shutil.rmtree(self.folder.work)
-        if not self.folder.begin():
-            shutil.rmtree(self.shards, ignore_errors=True)
+            remove_folder(work)
+        resumed = self.folder.begin()
+        now = read_manifest(self.out) if (self.out / MANIFEST_NAME).is_file() else None
+        if now != self.existing:
+            if not resumed:
+                remove_folder(work)
+            raise StageError(f"{self.out} was changed meanwhile by another strataprobe: run the same command again.")
         spoiled.unlink(missing_ok=True)
+        tokens = {corpus.name: corpus.tokens_sha256 for corpus in self.corpora}
+        held = Attempt.resumed(self.shards, tokens) if resumed else None
+        self.attempt = held or Attempt.new(self.shards, made_with(self.model), tokens)
+        return held is not None
 
-    def _open_shards(self) -> dict[str, ShardFolder]:
-        resumed = self.shards.is_dir()
+    def _readers(self) -> dict[str, Reader]:
+        words = self.tokenizer.class_token_ids(self.corpora[0].dataset.class_names) if self.form.suffix else None
+        return {
+            corpus.name: Reader(self.model, corpus.layers, self.readouts, words, keep_tokens=corpus.keep_tokens)
+            for corpus in self.corpora
+        }
+
+    def _open_shards(self, readers: dict[str, Reader], resumed: bool) -> dict[str, ShardFolder]:
+        asked = parse_batch_tokens(self.batch_tokens)
         n_token_layers = max(len(corpus.token_layers) for corpus in self.corpora)
         budget = choose_batch_tokens(self.batch_tokens, self.model, n_token_layers=n_token_layers)
-        if self.batch_tokens == "auto" and not resumed:
-            why = "fixed on CPU" if self.model.device.type == "cpu" else "from the free memory"
-            note(f"batch-tokens: {budget:,} (auto: {why})")
+        device = self.model.device.type
+        if asked is None and device == "cuda" and n_token_layers:
+            budget = most_in_host_memory(budget, 4 * self.model.d_model * n_token_layers)
         shards = {}
         for corpus in self.corpora:
             plan = Plan.of(plan_batches(corpus.lengths, budget), budget)
-            shards[corpus.name] = ShardFolder.open(self.shards / corpus.name, plan, corpus.lengths)
-        if (self.shards / _MEMORY_NAME).is_file():
-            held = read_json(self.shards / _MEMORY_NAME)
-            self.batch_limit, self.n_splits = held["batch_limit"], held["n_splits"]
+            zero_shot = readers[corpus.name].reads_class_words
+            names = array_names(corpus.layers, self.readouts, tokens=corpus.keep_tokens, zero_shot=zero_shot)
+            shards[corpus.name] = ShardFolder.open(self.shards / corpus.name, plan, corpus.lengths, names)
+        left = [folder.plan.batch_tokens for folder in shards.values() if folder.missing]
+        if resumed and left:
+            self.attempt.go_on(made_with(self.model), asked, max(left))
+            self.attempt.write(self.shards)
+        elif asked is None and not resumed:
+            why = "from the free memory" if device == "cuda" else f"fixed on {device.upper()}"
+            note(f"batch-tokens: {budget:,} (auto: {why})")
         return shards
 
-    def _read(self, shards: dict[str, ShardFolder]) -> None:
+    def _read(self, readers: dict[str, Reader], shards: dict[str, ShardFolder]) -> None:
         total = sum(folder.n_rows for folder in shards.values())
         left = sum(folder.n_rows_missing for folder in shards.values())
         n_damaged = sum(folder.n_damaged for folder in shards.values())
@@ -123,13 +154,11 @@ class CaptureJob:
             note(f"capture: {n_damaged:,} batches on disk were damaged and are read again.")
         if left < total:
             note(f"capture: {total - left:,} of {total:,} texts were read before the interruption and are kept.")
-        words = self.tokenizer.class_token_ids(self.corpora[0].dataset.class_names) if self.form.suffix else None
         bar = Progress("capture", total, "texts", done=total - left)
         with evaluation_mode(self.model), bar:
             for corpus in self.corpora:
-                reader = Reader(self.model, corpus.layers, self.readouts, words, keep_tokens=bool(corpus.token_layers))
                 try:
-                    self._read_corpus(reader, corpus, shards[corpus.name], bar)
+                    self._read_corpus(readers[corpus.name], corpus, shards[corpus.name], bar)
                 except NonFiniteError:
                     (self.folder.work / _NOT_FINITE).touch()
                     raise
@@ -137,34 +166,30 @@ class CaptureJob:
     def _read_corpus(self, reader: Reader, corpus: Corpus, shards: ShardFolder, bar: Progress) -> None:
         """Forward passes go on while the batches before are written; what was read when they end is written too."""
         texts, pending = corpus.dataset.rows, dict[int, PendingBatch]()
-        reader.batch_limit, before = self.batch_limit, self.n_splits
+        reader.batch_limit, before = self.attempt.batch_limit, self.attempt.n_splits
 
         def write(batch: int) -> None:
-            result = pending[batch].result()
-            result.tokens = {layer: result.tokens[layer] for layer in corpus.token_layers}
-            shards.write(batch, result)
+            shards.write(batch, pending[batch].result())
             del pending[batch]
             bar.advance(len(shards.plan.rows(batch)))
 
+        writer = BackgroundWriter(write, depth=1 if corpus.keep_tokens else 2)
         try:
-            with BackgroundWriter(write) as writer:
+            with writer:
                 for batch in shards.missing:
                     picked = shards.plan.rows(batch).tolist()
                     pending[batch] = reader.start([corpus.table[i] for i in picked], [texts[i].id for i in picked])
-                    if before + reader.n_splits > self.n_splits:
-                        self._remember(reader.batch_limit, before + reader.n_splits)
+                    if before + reader.n_splits > self.attempt.n_splits:
+                        self.attempt.split(reader.batch_limit, before + reader.n_splits)
+                        self.attempt.write(self.shards)
                     writer.put(batch)
         except (NonFiniteError, StageError):
             raise
         except BaseException:
-            for batch in list(pending):
-                write(batch)
+            if writer.finished:  # else interrupted once more, and two would write one shard
+                for batch in list(pending):
+                    write(batch)
             raise
-
-    def _remember(self, batch_limit: int | None, n_splits: int) -> None:
-        """Keep what an out-of-memory has taught, for the attempts after this one."""
-        self.batch_limit, self.n_splits = batch_limit, n_splits
-        write_json(self.shards / _MEMORY_NAME, {"batch_limit": batch_limit, "n_splits": n_splits})
 
     def _attrs(self) -> dict[str, Any]:
         dataset = self.corpora[0].dataset
@@ -180,20 +205,26 @@ class CaptureJob:
         }
 
     def _details(self, shards: dict[str, ShardFolder]) -> dict[str, Any]:
+        """What the manifest tells: ``captured`` of all there is, and ``made_with`` of each command that added to it.
+
+        ``batch_tokens``, ``n_batches``, ``padding_share`` and the manifest's ``elapsed_s`` are of the last command alone.
+        """
         held = self.existing.details if self.existing else {}
         captured = dict(held.get("captured", {}))
         for corpus in self.corpora:
             captured[corpus.name] = corpus.details(captured.get(corpus.name, {}).get("layers", ()))
         n_tokens = sum(int(folder.lengths.sum()) for folder in shards.values())
         n_padded = sum(folder.n_padded_tokens for folder in shards.values())
-        n_splits = held.get("out_of_memory_splits", 0) + self.n_splits
+        layers = {corpus.name: corpus.layers for corpus in self.corpora}
+        exactness = dict.fromkeys(said for said in (held.get("exactness"), self.attempt.exactness) if said)
         return {
             "captured": captured,
+            "made_with": [*held.get("made_with", ()), {"layers": layers, **self.attempt.made_with}],
             "batch_tokens": next(iter(shards.values())).plan.batch_tokens,
             "n_batches": sum(len(folder.plan) for folder in shards.values()),
             "padding_share": round(1 - n_tokens / n_padded, 4),
-            "out_of_memory_splits": n_splits,
-            **({"exactness": _EXACTNESS} if n_splits else {}),
+            "out_of_memory_splits": held.get("out_of_memory_splits", 0) + self.attempt.n_splits,
+            **({"exactness": " ".join(exactness)} if exactness else {}),
         }
 
     def _commit(self, started_s: float) -> Manifest:
@@ -209,7 +240,6 @@ class CaptureJob:
                 self._move_in(name)
             write_manifest(self.out, manifest)
             shutil.rmtree(self.folder.work)
-            release_lock(self.out)
         shutil.rmtree(self.shards, ignore_errors=True)
         return manifest
 
@@ -229,3 +259,15 @@ class CaptureJob:
             raise StageError(
                 f"{self.out / name} could not be written ({error}): free some space, then run the same command again."
             ) from error
+
+
+def most_in_host_memory(budget: int, token_bytes: int) -> int:
+    """At most ``budget``: the power of two of tokens, of ``token_bytes`` each, that a share of the host's memory holds."""
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return budget
+    if found is None:
+        return budget
+    fits = max(1, int(found[1]) * 1024 // _HOST_SHARE // token_bytes)
+    return min(budget, max(_LEAST_TOKENS, 1 << (fits.bit_length() - 1)))

@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from strataprobe.capture.batches import parse_batch_tokens
 from strataprobe.capture.corpus import MAIN, Corpus
 from strataprobe.capture.job import CaptureJob, shards_of
 from strataprobe.capture.positions import check_readouts
 from strataprobe.capture.tokens import PromptForm, Tokenizer
 from strataprobe.dataset import Dataset, read_dataset
 from strataprobe.errors import DataError, OptionError, StageError
-from strataprobe.locks import release_lock
-from strataprobe.manifest import Manifest, StageFolder
+from strataprobe.locks import release_lock, take_lock
+from strataprobe.manifest import Manifest
 from strataprobe.models import LoadedModel, load_model, say_choices
 from strataprobe.progress import note
+from strataprobe.stagefolder import StageFolder
 from strataprobe.store import parse_layers, span
 
 
@@ -48,10 +50,11 @@ def capture_stage(
 
     ``data`` is a file of texts or the folder that ``generate`` wrote, whose recipe gives suffix and readouts unless they
     are named. ``readouts`` None is "auto". Layer 0 (embeddings) is always captured. ``keep_tokens`` keeps the vectors of
-    every token too, of each layer asked for. Raises StageError when ``out`` holds activations of other texts, another
+    every token too, of the same layers. Raises StageError when ``out`` holds activations of other texts, another
     model or other options, and when there is too little disk.
     """
     started_s = time.monotonic()
+    parse_batch_tokens(batch_tokens)
     dataset = read_dataset(data, seed=seed, keep_fields=False)
     loaded = load_model(model, tokenizer, dtype=dtype, device=device)
     say_choices(loaded, dtype, device)
@@ -69,29 +72,28 @@ def capture_stage(
         "class_names": dataset.class_names,
         **({"keep_tokens": True} if keep_tokens else {}),
     }
-    main = Corpus(MAIN, dataset, [])
-    inputs = {"texts_sha256": main.texts_sha256}
-    folder = StageFolder(out, "capture", {**config, **inputs})
-    existing = folder.finished()
-    _clear_leftovers(folder, existing)
-    asked = parse_layers(layers, loaded.n_layers)
-    wanted = sorted({0, *asked})
-    corpora = _to_capture([main, *_eval_corpora(dataset, evals or {}, seed)], wanted, existing)
-    if keep_tokens:
-        for corpus in corpora:
-            corpus.token_layers = [k for k in corpus.layers if k in asked]
-    if not corpora:
-        assert existing is not None
-        note(f"capture: {out} holds layers {span(wanted)} already; nothing to do.")
-        return existing
-    if existing is not None:
-        note(
-            f"capture: {out} is kept; only {'; '.join(f'{c.name} layers {span(c.layers)}' for c in corpora)} are captured."
-        )
-    manifest = Manifest(stage="capture", config=config, inputs=inputs, model=loaded.identity)
-    return CaptureJob(loaded, tokenizer_, form, chosen_readouts, corpora, out, existing, manifest, batch_tokens).run(
-        started_s
+    main = Corpus(MAIN, dataset, [], keep_tokens)
+    manifest = Manifest(
+        stage="capture", config=config, inputs={"texts_sha256": main.texts_sha256}, model=loaded.identity
     )
+    folder = StageFolder(out, "capture", {**manifest.config, **manifest.inputs})
+    try:
+        existing = folder.finished()
+        _clear_leftovers(folder, existing)
+        wanted = sorted({0, *parse_layers(layers, loaded.n_layers)})
+        corpora = _to_capture([main, *_eval_corpora(main, evals or {}, seed)], wanted, existing)
+        if existing is not None:
+            if not corpora:
+                note(f"capture: {out} holds layers {span(wanted)} already; nothing to do.")
+                return existing
+            fresh = "; ".join(f"{c.name} layers {span(c.layers)}" for c in corpora)
+            note(f"capture: {out} is kept; only {fresh} are captured.")
+        job = CaptureJob(
+            loaded, tokenizer_, form, chosen_readouts, corpora, folder.final, existing, manifest, batch_tokens
+        )
+        return job.run(started_s)
+    finally:
+        release_lock(folder.final)
 
 
 def _choose_suffix(suffix: str | None, dataset: Dataset, model: LoadedModel) -> str:
@@ -117,8 +119,8 @@ def _choose_readouts(readouts: Sequence[str] | None, dataset: Dataset, model: Lo
     return chosen
 
 
-def _eval_corpora(dataset: Dataset, evals: Mapping[str, Path], seed: int) -> list[Corpus]:
-    corpora = []
+def _eval_corpora(main: Corpus, evals: Mapping[str, Path], seed: int) -> list[Corpus]:
+    dataset, corpora = main.dataset, []
     for name, path in sorted(evals.items()):
         if not name.replace("-", "").replace("_", "").isalnum():
             raise OptionError(f"--eval {name!r}: the name may hold only letters, digits, '_' and '-'.")
@@ -126,7 +128,8 @@ def _eval_corpora(dataset: Dataset, evals: Mapping[str, Path], seed: int) -> lis
         unknown = sorted(set(found.class_names) - set(dataset.class_names))
         if unknown:
             raise DataError(f"{path} has the class {unknown[0]!r}, the texts have {', '.join(dataset.class_names)}.")
-        corpora.append(Corpus(f"eval_{name}", Dataset(name, found.rows, dataset.class_names, dataset.recipe), []))
+        texts = Dataset(name, found.rows, dataset.class_names, dataset.recipe)
+        corpora.append(Corpus(f"eval_{name}", texts, [], main.keep_tokens))
     return corpora
 
 
@@ -146,10 +149,14 @@ def _to_capture(corpora: list[Corpus], layers: list[int], existing: Manifest | N
 
 def _clear_leftovers(folder: StageFolder, existing: Manifest | None) -> None:
     """Remove what a kill in the last moment, after everything was in place, left behind."""
+    leftovers = [path for path in (folder.work, shards_of(folder.final)) if path.exists()]
+    if not leftovers:
+        return
+    take_lock(folder.final)  # without a key, too: another process may be about to write one
     pending = folder.pending_key()
     held = existing.details["captured"] if existing else {}
     todo = pending["captured"].items() if pending else ()
     if all(set(job["layers"]) <= set(held.get(name, {"layers": ()})["layers"]) for name, job in todo):
+        for path in leftovers:
+            shutil.rmtree(path, ignore_errors=True)
         release_lock(folder.final)
-        shutil.rmtree(folder.work, ignore_errors=True)
-        shutil.rmtree(shards_of(folder.final), ignore_errors=True)

@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 def write_shard(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Write arrays aside, then rename. Raises OSError, and leaves nothing, when there is no space left."""
+    """Write arrays aside, flush them to disk, then rename. Raises OSError, and leaves nothing, when the disk is full."""
     entries: dict[str, Any] = {}
     end = 0
     for name, array in arrays.items():
@@ -39,6 +39,8 @@ def write_shard(path: Path, arrays: Mapping[str, NDArray[np.float32]]) -> None:
             file.write(len(header).to_bytes(8, "little") + header)
             for array in arrays.values():
                 file.write(np.ascontiguousarray(array, dtype=_FLOAT).data)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError:
         with suppress(OSError):

@@ -7,10 +7,9 @@ shards and used again, so that the same rows meet in the same batches.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 from zipfile import BadZipFile
@@ -18,7 +17,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from strataprobe.capture.shardfile import read_header, read_rows, write_shard
+from strataprobe.capture.shardfile import Place, read_header, read_rows, write_shard
 from strataprobe.errors import StageError
 from strataprobe.manifest import write_atomic
 
@@ -27,8 +26,18 @@ if TYPE_CHECKING:
 
 PLAN_NAME = "plan.npz"
 ZERO_SHOT = "zero_shot"
-_BLOCK_BYTES = 2 * 2**20
+# a block of a column is large enough for some rows of each shard, which is opened once a block, within these bounds
+_ROWS_OF_SHARD, _BLOCK_BYTES, _MOST_BLOCK_BYTES = 4, 2 * 2**20, 32 * 2**20
 _SHARDS = "[0-9]*.safetensors"
+_TOKENS = "tokens."
+
+
+def array_names(layers: Sequence[int], readouts: Sequence[str], *, tokens: bool, zero_shot: bool) -> set[str]:
+    """Names of the arrays that a batch's shard holds; of layer 0 there is the mean alone."""
+    names = {f"{readout}.{layer}" for layer in layers for readout in (readouts if layer else ("mean",))}
+    if tokens:
+        names |= {f"{_TOKENS}{layer}" for layer in layers}
+    return names | ({ZERO_SHOT} if zero_shot else set())
 
 
 @dataclass(frozen=True)
@@ -72,24 +81,27 @@ class Plan:
 
 
 class ShardFolder:
-    """Shards of one corpus. ``lengths`` (N,) int64 are the tokens of each row, ``missing`` the batches without a shard."""
+    """Shards of one corpus, each with arrays of just these ``names``.
 
-    def __init__(self, path: Path, plan: Plan, lengths: NDArray[np.int64]) -> None:
-        self.path, self.plan, self.lengths = path, plan, lengths
+    ``lengths`` (N,) int64 are the tokens of each row, ``missing`` the batches without a shard.
+    """
+
+    def __init__(self, path: Path, plan: Plan, lengths: NDArray[np.int64], names: Collection[str]) -> None:
+        self.path, self.plan, self.lengths, self.names = path, plan, lengths, frozenset(names)
         self.n_damaged = 0
         self.missing = [batch for batch in range(len(plan)) if not self._usable(batch)]
 
     @classmethod
-    def open(cls, path: Path, plan: Plan, lengths: NDArray[np.int64]) -> Self:
+    def open(cls, path: Path, plan: Plan, lengths: NDArray[np.int64], names: Collection[str]) -> Self:
         """The shards under ``path`` with the plan stored there; a new folder gets ``plan``."""
         stored = path / PLAN_NAME
         if stored.is_file():
-            return cls(path, Plan.read(stored), lengths)
+            return cls(path, Plan.read(stored), lengths, names)
         path.mkdir(parents=True, exist_ok=True)
         for orphan in path.glob(_SHARDS):  # nobody knows which rows they hold
-            orphan.unlink()
+            _remove(orphan)
         plan.write(stored)
-        return cls(path, plan, lengths)
+        return cls(path, plan, lengths, names)
 
     @property
     def n_rows(self) -> int:
@@ -122,19 +134,21 @@ class ShardFolder:
         if not file.is_file():
             return False
         try:
-            n_rows = {place.shape[0] for name, place in read_header(file).items() if not name.startswith("tokens.")}
-            whole = n_rows == {len(self.plan.rows(batch))}
+            found = {name: place.shape[:1] for name, place in read_header(file).items()}
         except (OSError, ValueError):
-            whole = False
+            found = {}
+        rows = self.plan.rows(batch)
+        n_tokens = int(self.lengths[rows].sum())
+        whole = found == {name: (n_tokens if name.startswith(_TOKENS) else len(rows),) for name in self.names}
         if not whole:
-            file.unlink()
+            _remove(file)
             self.n_damaged += 1
         return whole
 
     def write(self, batch: int, result: BatchResult) -> None:
         """Put one batch's vectors on disk. Raises StageError when there is no space left."""
         arrays = {f"{readout}.{layer}": vectors for (readout, layer), vectors in result.vectors.items()}
-        arrays |= {f"tokens.{layer}": vectors for layer, vectors in result.tokens.items()}
+        arrays |= {f"{_TOKENS}{layer}": vectors for layer, vectors in result.tokens.items()}
         if result.zero_shot is not None:
             arrays[ZERO_SHOT] = result.zero_shot
         try:
@@ -165,26 +179,47 @@ class ShardFolder:
 
     def holds(self, name: str) -> bool:
         """Whether an array of this name was read."""
-        return name in self._begin_bytes
+        return name in self.names
+
+    def width(self, name: str) -> int:
+        """How many numbers a row of an array has."""
+        return self._first_header[name].shape[1]
 
     @cached_property
     def _begin_bytes(self) -> dict[str, NDArray[np.int64]]:
         """First byte of each array by its name, in each shard."""
-        begins: dict[str, NDArray[np.int64]] = {}
+        begins = {name: np.empty(len(self.plan), dtype=np.int64) for name in self.names}
         for batch in range(len(self.plan)):
-            try:
-                places = read_header(self.file(batch))
-            except (OSError, ValueError) as error:
-                raise self.damaged(batch, error) from error
-            if not batch:
-                begins = {name: np.zeros(len(self.plan), dtype=np.int64) for name in places}
-            for name, place in places.items():
+            for name, place in self._header(batch).items():
                 begins[name][batch] = place.begin
         return begins
+
+    @cached_property
+    def _first_header(self) -> dict[str, Place]:
+        return self._header(0)
+
+    def _header(self, batch: int) -> dict[str, Place]:
+        """Where each array of a batch lies."""
+        try:
+            places = read_header(self.file(batch))
+            if places.keys() != self.names:
+                raise ValueError("it holds other arrays than were read")
+        except (OSError, ValueError) as error:
+            raise self.damaged(batch, error) from error
+        return places
 
     def damaged(self, batch: int, error: Exception) -> StageError:
         """What is said of a shard that cannot be read while closing."""
         return StageError(f"{self.file(batch)} is damaged ({error}): run the same command again, which reads it anew.")
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink()
+    except OSError as error:
+        raise StageError(
+            f"{file} is damaged and could not be removed ({error.strerror or error}): delete it."
+        ) from error
 
 
 class Places(NamedTuple):
@@ -200,8 +235,10 @@ class Column:
     def __init__(self, shards: ShardFolder, name: str, places: Places) -> None:
         self._shards, self._places = shards, places
         self._begin_bytes = shards._begin_bytes[name]
-        self._width = read_header(shards.file(0))[name].shape[1]
-        self._block_rows = max(1, _BLOCK_BYTES // (4 * self._width))
+        self._width = shards.width(name)
+        row_bytes = 4 * self._width
+        wanted_bytes = _ROWS_OF_SHARD * row_bytes * len(shards.plan)
+        self._block_rows = max(1, min(max(wanted_bytes, _BLOCK_BYTES), _MOST_BLOCK_BYTES) // row_bytes)
         self._block: tuple[int, NDArray[np.float32]] | None = None
 
     @property
@@ -233,10 +270,9 @@ class Column:
         order = np.argsort(places, kind="stable")
         places = places[order]
         found = np.empty((len(places), self._width), dtype=np.float32)
-        ends = np.searchsorted(places, self._places.begins).tolist()
-        for batch, (a, b) in enumerate(pairwise(ends)):
-            if a == b:
-                continue
+        ends = np.searchsorted(places, self._places.begins)
+        for batch in np.flatnonzero(np.diff(ends)).tolist():
+            a, b = ends[batch], ends[batch + 1]
             inside = places[a:b] - self._places.begins[batch]
             try:
                 found[order[a:b]] = read_rows(

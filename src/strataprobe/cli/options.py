@@ -69,21 +69,25 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random c
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Layers = Annotated[str | None, typer.Option("--layers", help="Layers, such as 1-10,20; all unless given.")]
 Readout = Annotated[
-    str, typer.Option("--readout", help="last, mean, last-text, or several with commas, the primary one first; auto.")
+    str,
+    typer.Option(
+        "--readout",
+        help="last, mean, last-text, last-assistant, or several with commas, the primary one first; auto.",
+    ),
 ]
 Suffix = Annotated[
     str | None, typer.Option("--suffix", help="Text appended before reading; the recipe's unless given.")
 ]
 Prefix = Annotated[str, typer.Option("--prefix", help="Text put before each text.")]
-Template = Annotated[str, typer.Option("--template", help="none, or chat: the text in a user turn.")]
+Template = Annotated[
+    str, typer.Option("--template", help="none, or chat: the text in a user turn, or a conversation under 'messages'.")
+]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Cut longer texts at their end, and say so.")]
 BatchTokens = Annotated[str, typer.Option("--batch-tokens", help="Tokens in a batch, padding counted; auto.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or mixed.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Eval = Annotated[list[str] | None, typer.Option("--eval", help="NAME=FILE: labelled text from elsewhere; repeatable.")]
-KeepTokens = Annotated[
-    bool, typer.Option("--keep-tokens", help="Keep every token's vector too, for short corpora.")
-]
+KeepTokens = Annotated[bool, typer.Option("--keep-tokens", help="Keep every token's vector too, for short corpora.")]
 NPerClass = Annotated[int | None, typer.Option("--n-per-class", help="Texts a class; the recipe's unless given.")]
 Backend = Annotated[
     str, typer.Option("--backend", help="Who writes the texts: builtin (no model), ollama, openai or transformers.")

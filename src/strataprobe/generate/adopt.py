@@ -9,9 +9,10 @@ from strataprobe.dataset import read_dataset
 from strataprobe.errors import DataError
 from strataprobe.generate.audit import audit
 from strataprobe.generate.folder import STAGE, safe_name, write_folder
-from strataprobe.manifest import Manifest, StageFolder, sha256_file
+from strataprobe.manifest import Manifest, sha256_file
 from strataprobe.progress import note
 from strataprobe.recipe import Recipe
+from strataprobe.stagefolder import StageFolder
 
 
 def adopt(data_file: Path, out: Path, *, recipe: Recipe | None, seed: int = 0) -> Manifest:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from strataprobe.dataset import Text, to_jsonl
-from strataprobe.manifest import Manifest, StageFolder, write_atomic, write_json
+from strataprobe.manifest import Manifest, write_atomic, write_json
 from strataprobe.progress import note
+from strataprobe.stagefolder import StageFolder
 
 STAGE = "generate"
 AUDIT_NAME = "audit.json"

@@ -26,9 +26,10 @@ from strataprobe.generate.folder import AUDIT_NAME, STAGE, write_folder
 from strataprobe.generate.judge import JUDGED_NAME, Judge, open_judge
 from strataprobe.generate.ledger import LEDGER_NAME, Entry, Ledger
 from strataprobe.locks import release_lock
-from strataprobe.manifest import Manifest, StageFolder, read_json, sha256_json, write_atomic, write_json
+from strataprobe.manifest import Manifest, read_json, sha256_json, write_atomic, write_json
 from strataprobe.progress import Progress, note
 from strataprobe.recipe import Recipe
+from strataprobe.stagefolder import StageFolder
 
 PLAN_NAME = "plan.jsonl"
 REJECTED_NAME = "rejected.jsonl"

@@ -19,7 +19,6 @@ from strataprobe.manifest import (
     MANIFEST_NAME,
     Manifest,
     ModelIdentity,
-    StageFolder,
     read_json,
     read_manifest,
     write_json,
@@ -30,6 +29,7 @@ from strataprobe.probes.files import Oof, write_oof, write_probes
 from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, fit_layer, read_splits, rows_of
 from strataprobe.probes.pth import pth_name
 from strataprobe.progress import Progress, note
+from strataprobe.stagefolder import StageFolder
 from strataprobe.store import ActivationFolder, Numbering, span
 
 DONE_FOLDER = ".done"
