@@ -49,9 +49,7 @@ def test_vectors_do_not_depend_on_order_batch_size_or_padding(
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=4)
 @given(text=words, neighbours=st.lists(words, max_size=5))
-def test_vectors_do_not_depend_on_the_texts_beside_it(
-    family: str, tiny: Any, text: str, neighbours: list[str]
-) -> None:
+def test_vectors_do_not_depend_on_the_texts_beside_it(family: str, tiny: Any, text: str, neighbours: list[str]) -> None:
     model = tiny(family)
     together = captured(model, [*neighbours, text], batch_tokens=10**6)
     same(together, captured(model, [text]), [len(neighbours)], [0])
