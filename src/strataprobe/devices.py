@@ -20,6 +20,8 @@ def choose_device(device: str = "auto") -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise OptionError(f"--device {device!r} is not a device: use auto, cpu, cuda, cuda:1 or mps.") from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise OptionError(f"--device {device!r} cannot be used: use auto, cpu, cuda, cuda:1 or mps.")
     missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
         chosen.type == "mps" and not torch.backends.mps.is_available()
     )

@@ -155,6 +155,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
 
 
+def _writer(stage: str | None) -> str:
+    return f"'{stage}'" if stage else "one of the stages"
+
+
 def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     """Read the manifest of a finished stage folder.
 
@@ -162,7 +166,10 @@ def read_manifest(folder: Path, stage: str | None = None) -> Manifest:
     a format version this release does not read.
     """
     if not folder.is_dir():
-        raise StageError(f"{folder} is not a folder: give the folder that '{stage or 'an earlier stage'}' wrote.")
+        begun = folder.with_name(f".{folder.name}.partial").is_dir() if folder.name else False
+        found = "is not finished" if begun else "is not a folder"
+        fix = "run the command that began it again" if begun else f"give the folder that {_writer(stage)} wrote"
+        raise StageError(f"{folder} {found}: {fix}.")
     if not (folder / MANIFEST_NAME).is_file():
         inside = [p.parent.name for p in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
         hint = f"; give one of the folders in it ({', '.join(inside)})" if inside else ""
@@ -205,13 +212,22 @@ def differing(mine: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return sorted(k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k))
 
 
+def _flat(value: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """Entries of nested objects under dotted names."""
+    found: dict[str, Any] = {}
+    for name, inner in value.items():
+        found |= _flat(inner, f"{place}{name}.") if isinstance(inner, dict) and inner else {f"{place}{name}": inner}
+    return found
+
+
 def describe_difference(mine: dict[str, Any], theirs: dict[str, Any]) -> str:
     """The first few differences between two configurations, short enough for a sentence."""
 
     def short(value: Any) -> str:
-        text = json.dumps(value, ensure_ascii=False)
+        text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
         return text if len(text) <= 60 else text[:57] + "..."
 
-    names = differing(mine, theirs)
-    parts = [f"{n} {short(theirs.get(n))} there, {short(mine.get(n))} asked" for n in names[:3]]
+    asked, there = _flat(mine), _flat(theirs)
+    names = differing(asked, there)
+    parts = [f"{n} {short(there.get(n))} there, {short(asked.get(n))} asked" for n in names[:3]]
     return "; ".join(parts) + ("; ..." if len(names) > 3 else "")

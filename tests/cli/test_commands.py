@@ -218,6 +218,7 @@ def test_check_refuses_a_model_whose_blocks_are_not_what_the_library_reports(
 
 def test_a_backslash_n_typed_in_a_shell_is_a_newline() -> None:
     assert unescape("\\n\\nThe end is") == "\n\nThe end is"
+    assert unescape("\\\\nu \\x") == "\\nu \\x"
     assert unescape(None) is None
 
 

@@ -16,10 +16,12 @@ from stage_runs import (
     data_files,
     everything,
     interrupted,
+    only_the_result,
     stage,
 )
 from strataprobe.capture.tokens import Tokenizer
 from strataprobe.errors import StageError
+from strataprobe.manifest import verify_folder
 from strataprobe.models import load_model
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -31,6 +33,23 @@ def half_read(texts: Path, model: Any, out: Path, **options: Any) -> int:
     for batch in (0, 2):
         (shards / f"{batch:06d}.safetensors").unlink()
     return len(list(shards.glob("*.safetensors")))
+
+
+def test_texts_that_were_changed_on_disk_are_not_given_a_new_checksum_when_layers_are_added(
+    texts: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "activations", load_model(llama_folder)
+    stage(texts, model, out, layers="1-2")
+    rows = out / "texts.jsonl"
+    written = rows.read_text("utf-8")
+    rows.write_text(written.replace("rain", "pain"), "utf-8")
+    for _ in range(2):
+        with pytest.raises(StageError, match=r"texts.jsonl has other contents than were written"):
+            stage(texts, model, out, layers="1-3")
+    assert verify_folder(out) == ["texts.jsonl has other contents than were written (sha256 differs)."]
+    rows.write_text(written, "utf-8")
+    stage(texts, model, out, layers="1-3")
+    only_the_result(out)
 
 
 def test_the_batches_of_an_interrupted_attempt_are_kept_where_larger_ones_are_asked_for(

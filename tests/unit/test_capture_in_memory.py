@@ -180,6 +180,8 @@ def test_batches_may_be_pending_together_and_be_taken_over_by_another_thread(dev
     ("texts", "sentence"),
     [
         ("one text", "texts is one string: pass a list of texts"),
+        (None, "texts is NoneType: pass a list of texts"),
+        ({"a": 1}, "texts is dict: pass a list of texts"),
         ([], "texts is empty"),
         (["a", ""], "text 1 has an empty text"),
         (["a", None], "text 1 has no 'text'"),
@@ -198,8 +200,20 @@ def test_bad_options_are_named(tiny: Any) -> None:
         sp.capture(["a"], model, tokenizer, layers=4)
     with pytest.raises(OptionError, match="readout 'best' is none of last, mean, last-text"):
         sp.capture(["a"], model, tokenizer, readout="best")
+    with pytest.raises(OptionError, match="readout is NoneType: name one of last, mean"):
+        sp.capture(["a"], model, tokenizer, readout=None)  # type: ignore[arg-type]
+    for number in ("5", 2.5):
+        with pytest.raises(OptionError, match=f"--max-tokens {number!r} is not a whole number"):
+            sp.capture(["a"], model, tokenizer, max_tokens=number)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="suffix is int, not a string"):
+        sp.capture(["a"], model, tokenizer, suffix=5)  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="needs its tokenizer"):
         sp.capture(["a"], model)
+
+
+def test_readouts_may_be_written_as_on_the_command_line(tiny: Any) -> None:
+    acts = sp.capture(["It rained."], tiny("llama").model, tiny("llama").tokenizer, readout="mean,last")
+    assert acts.readouts == ["mean", "last"]
 
 
 def test_a_model_whose_vectors_depend_on_the_batch_is_not_trusted(tiny: Any) -> None:

@@ -104,7 +104,7 @@ def test_bad_options_and_eval_texts_are_refused_before_anything_is_written(
 def test_a_token_budget_that_is_no_positive_number_is_refused(
     value: Any, texts: Path, llama_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(OptionError, match="neither 'auto' nor a positive number"):
+    with pytest.raises(OptionError, match="neither 'auto' nor a positive whole number"):
         stage(texts, llama_folder, tmp_path / "activations", batch_tokens=value)
 
 
@@ -280,7 +280,7 @@ def test_the_current_folder_may_be_given_by_its_dots(
 
 
 def test_a_token_budget_that_is_no_number_is_refused_before_anything_is_read(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="--batch-tokens 'abc' is neither 'auto' nor a positive number"):
+    with pytest.raises(OptionError, match="--batch-tokens 'abc' is neither 'auto' nor a positive whole number"):
         stage(tmp_path / "no texts", "no/model", tmp_path / "activations", batch_tokens="abc")
     assert list(tmp_path.iterdir()) == []
 

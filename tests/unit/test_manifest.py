@@ -162,6 +162,11 @@ def test_a_manifest_that_cannot_be_trusted_is_a_sentence(contents: Any, sentence
 def test_a_folder_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="is not a folder: give the folder that 'capture' wrote"):
         read_manifest(tmp_path / "none", "capture")
+    with pytest.raises(StageError, match="is not a folder: give the folder that one of the stages wrote"):
+        read_manifest(tmp_path / "none")
+    (tmp_path / ".none.partial").mkdir()
+    with pytest.raises(StageError, match="none is not finished: run the command that began it again"):
+        read_manifest(tmp_path / "none", "capture")
 
 
 def test_hidden_files_and_the_manifest_are_not_recorded(tmp_path: Path) -> None:
@@ -224,3 +229,6 @@ def test_differences_are_named_shortly() -> None:
     assert sentence.endswith("...")
     assert len(sentence) < 160
     assert differing(mine, mine) == []
+    deep, deeper = {"held": {"main": {"layers": [1], "n": 2}}}, {"held": {"main": {"layers": [1, 2], "n": 2}}}
+    assert describe_difference(deep, deeper) == "held.main.layers [1, 2] there, [1] asked"
+    assert describe_difference({"tokens": True}, {}) == "tokens nothing there, true asked"

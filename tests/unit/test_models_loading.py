@@ -228,6 +228,8 @@ def test_a_model_in_memory_needs_to_be_one_and_needs_its_tokenizer() -> None:
 def test_devices_and_dtypes_that_are_not_there_are_refused(llama_folder: Path) -> None:
     with pytest.raises(OptionError, match="use auto, cpu, cuda"):
         load_model(llama_folder, device="gpu")
+    with pytest.raises(OptionError, match="--device 'meta' cannot be used: use auto, cpu, cuda"):
+        load_model(llama_folder, device="meta")
     if not torch.cuda.is_available():
         with pytest.raises(OptionError, match="--device cuda is not available on this machine"):
             load_model(llama_folder, device="cuda")

@@ -168,5 +168,5 @@ def test_the_budget_on_a_cpu_is_one_fixed_number(tiny: Any) -> None:
     assert choose_batch_tokens("auto", tiny("llama")) == CPU_BATCH_TOKENS
     assert choose_batch_tokens("77", tiny("llama")) == choose_batch_tokens(77, tiny("llama")) == 77
     for bad in ("0", -1, "some", "1.5"):
-        with pytest.raises(OptionError, match="neither 'auto' nor a positive number"):
+        with pytest.raises(OptionError, match="neither 'auto' nor a positive whole number"):
             choose_batch_tokens(bad, tiny("llama"))

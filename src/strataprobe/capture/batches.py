@@ -28,10 +28,10 @@ def parse_batch_tokens(asked: int | str) -> int | None:
         return None
     try:
         n = int(asked)
-    except ValueError:
+    except (TypeError, ValueError):
         n = 0
     if n < 1:
-        raise OptionError(f"--batch-tokens {asked!r} is neither 'auto' nor a positive number.")
+        raise OptionError(f"--batch-tokens {asked!r} is neither 'auto' nor a positive whole number.")
     return n
 
 

@@ -27,11 +27,13 @@ from strataprobe.manifest import (
     library_versions,
     read_manifest,
     record_files,
+    sha256_file,
     write_manifest,
 )
 from strataprobe.models import LoadedModel
 from strataprobe.progress import Progress, note
 from strataprobe.stagefolder import StageFolder
+from strataprobe.store import TEXTS_NAME
 
 _NOT_FINITE = "not_finite"
 # Batches on their way to the disk are kept in memory that cannot be swapped out: each may take this share of what is free.
@@ -111,11 +113,22 @@ class CaptureJob:
             if not resumed:
                 remove_folder(work)
             raise StageError(f"{self.out} was changed meanwhile by another strataprobe: run the same command again.")
+        if self.existing is not None and not resumed:
+            self._refuse_changed_texts(self.existing)
         spoiled.unlink(missing_ok=True)
         tokens = {corpus.name: corpus.tokens_sha256 for corpus in self.corpora}
         held = Attempt.resumed(self.shards, tokens) if resumed else None
         self.attempt = held or Attempt.new(self.shards, made_with(self.model), tokens)
         return held is not None
+
+    def _refuse_changed_texts(self, existing: Manifest) -> None:
+        """Rows of ``texts.jsonl`` are carried over when layers are added, and would get a new checksum."""
+        path = self.out / TEXTS_NAME
+        if sha256_file(path) != existing.files[TEXTS_NAME].sha256:
+            remove_folder(self.folder.work)
+            raise StageError(
+                f"{path} has other contents than were written (sha256 differs): delete {self.out} and capture again."
+            )
 
     def _readers(self) -> dict[str, Reader]:
         words = self.tokenizer.class_token_ids(self.corpora[0].dataset.class_names) if self.form.suffix else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -48,8 +48,9 @@ def capture(
 
     Raises DataError for a bad text, OptionError for a bad option, ModelError where the model cannot be read.
     """
-    if isinstance(texts, str):
-        raise DataError("texts is one string: pass a list of texts.")
+    if isinstance(texts, str) or not isinstance(texts, Iterable) or isinstance(texts, Mapping):
+        what = "one string" if isinstance(texts, str) else type(texts).__name__
+        raise DataError(f"texts is {what}: pass a list of texts.")
     checked = [check_content(text, f"text {i}") for i, text in enumerate(texts)]
     if not checked:
         raise DataError("texts is empty: pass at least one text.")
@@ -57,7 +58,7 @@ def capture(
     if readout == "auto":
         readouts = loaded.default_readouts
     else:
-        readouts = check_readouts([readout] if isinstance(readout, str) else readout)
+        readouts = check_readouts(readout.split(",") if isinstance(readout, str) else readout)
     chosen = parse_layers(layers, loaded.n_layers)
     rows = Tokenizer(loaded, PromptForm(prefix, suffix, template), max_tokens).rows(checked)
     check_rows(rows, readouts, "text {}".format)

@@ -24,6 +24,8 @@ READOUTS = ("last", "mean", "last-text", LAST_ASSISTANT)
 
 def check_readouts(readouts: Sequence[str]) -> tuple[str, ...]:
     """The readouts, if each is known and named once. Raises OptionError otherwise."""
+    if not isinstance(readouts, Sequence):
+        raise OptionError(f"readout is {type(readouts).__name__}: name one of {', '.join(READOUTS)}, or several.")
     for name in readouts:
         if name not in READOUTS:
             raise OptionError(f"readout {name!r} is none of {', '.join(READOUTS)}.")

@@ -54,7 +54,11 @@ def capture_stage(
     model or other options, and when there is too little disk.
     """
     started_s = time.monotonic()
+    # what can be refused before the model is loaded is
     parse_batch_tokens(batch_tokens)
+    PromptForm(prefix, suffix or "", template)
+    if readouts is not None:
+        check_readouts(readouts)
     dataset = read_dataset(data, seed=seed, keep_fields=False)
     loaded = load_model(model, tokenizer, dtype=dtype, device=device)
     say_choices(loaded, dtype, device)
@@ -84,7 +88,8 @@ def capture_stage(
         corpora = _to_capture([main, *_eval_corpora(main, evals or {}, seed)], wanted, existing)
         if existing is not None:
             if not corpora:
-                note(f"capture: {out} holds layers {span(wanted)} already; nothing to do.")
+                held = f"capture: {out} holds layers {span(wanted)} already"
+                note(f"{held}; nothing to do ('strataprobe verify' compares every byte).")
                 return existing
             fresh = "; ".join(f"{c.name} layers {span(c.layers)}" for c in corpora)
             note(f"capture: {out} is kept; only {fresh} are captured.")

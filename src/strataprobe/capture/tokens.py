@@ -40,6 +40,9 @@ class PromptForm:
     template: str = "none"
 
     def __post_init__(self) -> None:
+        for name in ("prefix", "suffix"):
+            if not isinstance(getattr(self, name), str):
+                raise OptionError(f"{name} is {type(getattr(self, name)).__name__}, not a string.")
         if self.template not in TEMPLATES:
             raise OptionError(f"--template {self.template!r} is none of {', '.join(TEMPLATES)}.")
 
@@ -126,6 +129,8 @@ class Tokenizer:
         self._tokenizer = model.tokenizer
         self.max_tokens = model.max_positions if max_tokens is None else max_tokens
         name = model.identity.name
+        if not isinstance(self.max_tokens, int):
+            raise OptionError(f"--max-tokens {max_tokens!r} is not a whole number.")
         if self.max_tokens > model.max_positions:
             raise OptionError(f"--max-tokens {max_tokens} is more than the {model.max_positions} positions of {name}.")
         if self.max_tokens < 1:

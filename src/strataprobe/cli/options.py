@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
@@ -13,6 +14,8 @@ import typer
 from strataprobe.errors import OptionError
 from strataprobe.progress import set_quiet
 
+_ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
+_ESCAPED = re.compile(r"\\([nt\\])")
 _STAGES_OF_RUN = ("generate", "capture", "train", "compare", "run")
 
 
@@ -76,7 +79,8 @@ Readout = Annotated[
     ),
 ]
 Suffix = Annotated[
-    str | None, typer.Option("--suffix", help="Text appended before reading; the recipe's unless given.")
+    str | None,
+    typer.Option("--suffix", help=r"Text appended before reading; the recipe's unless given. \n, \t, \\ are escapes."),
 ]
 Prefix = Annotated[str, typer.Option("--prefix", help="Text put before each text.")]
 Template = Annotated[
@@ -150,5 +154,5 @@ def parse_evals(values: list[str] | None) -> dict[str, Path]:
 
 
 def unescape(text: str | None) -> str | None:
-    r"""The text with ``\n`` and ``\t`` typed on a command line turned into a newline and a tab."""
-    return text if text is None else text.replace("\\n", "\n").replace("\\t", "\t")
+    r"""The text with ``\n``, ``\t`` and ``\\`` typed on a command line turned into a newline, a tab and a backslash."""
+    return text if text is None else _ESCAPED.sub(lambda match: _ESCAPES[match[1]], text)
