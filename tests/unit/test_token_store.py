@@ -151,7 +151,7 @@ def test_a_folder_with_tokens_and_one_without_are_not_mixed(
     )
     plain = tmp_path / "plain"
     stage(texts, llama_folder, plain, layers="1")
-    refused(StageError, "keep_tokens null there", tmp_path, texts, llama_folder, plain, layers="1", keep_tokens=True)
+    refused(StageError, "keep_tokens nothing there", tmp_path, texts, llama_folder, plain, layers="1", keep_tokens=True)
     with pytest.raises(StageError, match=r"layer_1_tokens.h5 is missing: capture with --keep-tokens"):
         ActivationFolder.open(plain).read_tokens(1, "train")
 
