@@ -34,7 +34,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from bench.capture.standin import SHAPES
 from bench.run import RESULTS, ROUNDS
+from strataprobe.devices import choose_device
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
 from strataprobe.generate.backends import BackendOptions
@@ -42,7 +44,7 @@ from strataprobe.generate.backends.inprocess import InProcess
 from strataprobe.generate.cells import Cell, make_cells
 from strataprobe.generate.ledger import LEDGER_NAME, Ledger
 from strataprobe.manifest import library_versions
-from strataprobe.models import choose_device, wrap_model
+from strataprobe.models import wrap_model
 from strataprobe.progress import Progress, set_quiet
 from strataprobe.recipe import Recipe, Writing, load_recipe
 
@@ -61,17 +63,7 @@ SMALL = {
     "num_key_value_heads": 4,
     "max_position_embeddings": 4096,
 }
-GEMMA3_4B = {
-    "vocab_size": 262208,
-    "hidden_size": 2560,
-    "intermediate_size": 10240,
-    "num_hidden_layers": 34,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "max_position_embeddings": 131072,
-    "sliding_window": 1024,
-}
+GEMMA3_4B = {**SHAPES["gemma3-4b"], "max_position_embeddings": 131072}
 
 
 class Checked(Asking):

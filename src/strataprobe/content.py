@@ -41,6 +41,11 @@ def check_content(value: Any, place: str) -> Content:
     return messages
 
 
+def text_of(content: Content) -> str:
+    """The text of a row: itself, or the content of its last message."""
+    return content if isinstance(content, str) else content[-1]["content"]
+
+
 def content_of(row: Mapping[str, Any], place: str) -> Content:
     """What a row of a file is read from: its ``text``; where it has none, its ``messages``. Raises DataError."""
     messages = row.get("messages")

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from strataprobe.content import NOT_A_NAME, Content, content_of
+from strataprobe.content import NOT_A_NAME, Content, content_of, text_of
 from strataprobe.errors import DataError
 from strataprobe.manifest import read_manifest, sha256_json
 from strataprobe.neardup import near_duplicate_groups
@@ -164,7 +164,7 @@ def _parse_row(row: dict[str, Any], place: str, position: int, label_fields: Seq
     fields = {k: v for k, v in row.items() if k not in known} if keep_fields else None
     return Text(
         id=str(row["id"]) if row.get("id") is not None else f"{position:06d}",
-        text=content if isinstance(content, str) else content[-1]["content"],
+        text=text_of(content),
         label=_label_of(row, label_fields, place),
         split=_split_of(row, place),
         group=group,

@@ -52,7 +52,7 @@ def choose_batch_tokens(asked: int | str, model: LoadedModel, *, n_token_layers:
         width=model.d_model,
         inner=int(getattr(config, "intermediate_size", None) or 4 * model.d_model),
         heads_width=n_heads * int(getattr(config, "head_dim", None) or model.d_model // n_heads),
-        element_bytes=4 if model.dtype == "mixed" else next(model.body.parameters()).element_size(),
+        element_bytes=model.stream_dtype.itemsize,
         n_vectors=2 * model.n_layers,
         n_token_layers=n_token_layers,
     )

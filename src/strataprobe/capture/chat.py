@@ -36,11 +36,6 @@ class Wrapped(NamedTuple):
     answer_end: int = 0
 
 
-def text_of(content: Content) -> str:
-    """The text of a row: itself, or the content of its last message."""
-    return content if isinstance(content, str) else content[-1]["content"]
-
-
 def with_text(content: Content, text: str) -> Content:
     """The same row with another text in the place of its own."""
     return text if isinstance(content, str) else _replaced(content, len(content) - 1, text)

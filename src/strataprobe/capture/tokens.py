@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from strataprobe.capture.chat import ChatTemplate, Wrapped, text_of, with_text
-from strataprobe.content import Content
+from strataprobe.capture.chat import ChatTemplate, Wrapped, with_text
+from strataprobe.content import Content, text_of
 from strataprobe.errors import DataError, ModelError, OptionError
 from strataprobe.models import LoadedModel
 from strataprobe.progress import note

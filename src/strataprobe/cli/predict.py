@@ -72,12 +72,14 @@ def predict(
         raise OptionError("--top-k must be at least 1; leave it out for all classes.")
     if threshold is not None and not 0 <= threshold <= 1:
         raise OptionError(f"--threshold {threshold} is not a probability: use a number between 0 and 1.")
+    from strataprobe.content import text_of
+
     source = iter([(f"text {i}", text) for i, text in enumerate(texts)]) if texts else _texts_of(str(file))
     predictors = _predictors(probes, model, layer, ensemble, method, top_k, threshold, dtype, device)
     while chunk := list(islice(source, _CHUNK)):
         found = {name: predictor(chunk) for name, predictor in predictors.items()}
         for i, (_, content) in enumerate(chunk):
-            text = content if isinstance(content, str) else content[-1]["content"]
+            text = text_of(content)
             by_set = {name: rows[i] for name, rows in found.items()}
             document = {"text": text, **(next(iter(by_set.values())) if len(by_set) == 1 else {"sets": by_set})}
             if json:

@@ -13,6 +13,7 @@ from torch import Tensor
 from strataprobe.errors import BackendError
 from strataprobe.generate.backends.stopping import BLANK_LINE, ENDED, Stops, Watch, first_part, token_texts
 from strataprobe.generate.prompts import Messages
+from strataprobe.mixed import is_mixed
 from strataprobe.modelerrors import give_back_memory, is_out_of_memory
 from strataprobe.models import LoadedModel
 
@@ -162,7 +163,8 @@ def n_logits(model: Any) -> int:
 
 def row_bytes(model: Any, n_positions: int) -> int:
     """About what one row of a batch takes of a GPU's memory: its cache, its logits, and activations of the prompt."""
-    config, width = model.config.get_text_config(), next(model.parameters()).element_size()
+    config = model.config.get_text_config()
+    width = 4 if is_mixed(model) else next(model.parameters()).element_size()
     n_heads = int(config.num_attention_heads)
     head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // n_heads)
     cache = 2 * int(config.num_hidden_layers) * int(getattr(config, "num_key_value_heads", None) or n_heads) * head_dim
