@@ -166,7 +166,10 @@ class ActivationFolder:
             self.d_model = int(group["activations"].shape[1])
             further = [n.removeprefix("activations_") for n in group if n.startswith("activations_")]
             self.readouts: list[str] = attrs.get("readouts") or ["last", *further]
+            rows = [int(file[s]["activations"].shape[0]) for s in SPLITS if f"{s}/activations" in file]
             labels = [int(np.max(file[s]["labels"][:], initial=-1)) for s in SPLITS if f"{s}/labels" in file]
+        # How many numbers one layer and readout holds.
+        self.n_entries = sum(rows) * self.d_model
         self.class_names: list[str] = attrs.get("label_names") or [f"class_{i}" for i in range(max(labels) + 1)]
         self.info: dict[str, Any] = {name: attrs.get(name, "") for name in INFO_FIELDS}
 

@@ -1,16 +1,21 @@
 """From logits to probabilities, and the probability from which a class counts as present.
 
 Platt's scaling, p = sigmoid(slope * logit + intercept) with smoothed targets (Platt 1999), fitted by Newton's method
-with step halving (Lin, Lin and Weng 2007).
+with step halving (Lin, Lin and Weng 2007); or temperature scaling, which fits the slope alone (Guo et al. 2017). A
+``CalibrationRule`` says which, and how the threshold is chosen.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strataprobe.errors import OptionError
+
+METHODS = ("platt", "temperature")
 MIN_ROWS = 5
 _MAX_STEPS = 100
 
@@ -36,6 +41,63 @@ class PlattFit(NamedTuple):
     fallback: str
 
 
+class Threshold(NamedTuple):
+    """The probability from which a class counts as present, and what it cannot promise: "" when it can."""
+
+    value: float
+    caveat: str
+
+
+@dataclass(frozen=True)
+class CalibrationRule:
+    """How probabilities and thresholds are made: ``method`` "platt" or "temperature" (intercept 0, so that a class and its
+    opposite are treated alike); ``fpr``, the false-positive rate a threshold may have (None: it maximises F1).
+
+    Raises OptionError for another method, and for a rate outside 0 to 1.
+    """
+
+    method: str = "platt"
+    fpr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise OptionError(f"calibration {self.method!r} is not known: use {' or '.join(METHODS)}.")
+        if self.fpr is not None and not 0 < self.fpr < 1:
+            raise OptionError(
+                f"a false-positive rate of {self.fpr} cannot be met: give one between 0 and 1, such as 0.01."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    def calibrate(self, labels01: Any, logits: Any) -> PlattFit:
+        """The calibration for logits (n,) of rows with labels (n,) in {0, 1}."""
+        return (fit_platt if self.method == "platt" else fit_temperature)(labels01, logits)
+
+    def threshold(self, labels01: Any, probabilities: Any) -> Threshold:
+        """The threshold for probabilities (n,) of rows with labels (n,) in {0, 1}."""
+        if self.fpr is None:
+            return Threshold(choose_threshold(labels01, probabilities), "")
+        return threshold_at_fpr(labels01, probabilities, self.fpr)
+
+    def thresholds(self, Y: Any, probabilities: Any, n_classes: int) -> list[Threshold]:
+        """One for each of ``n_classes``, from Y (n, K) in {0, 1} and probabilities (n, K), K = 1 for two classes.
+
+        Of two classes the likelier one is active, as a threshold off .5 would call the less likely one; a
+        false-positive rate is met by each of the two on its own.
+        """
+        if n_classes != 2:
+            return [self.threshold(Y[:, k], probabilities[:, k]) for k in range(n_classes)]
+        if self.fpr is None:
+            return [Threshold(0.5, "")] * 2
+        y, p = np.asarray(Y)[:, 0], np.asarray(probabilities)[:, 0]
+        return [self.threshold(1 - y, 1 - p), self.threshold(y, p)]
+
+
+DEFAULT_RULE = CalibrationRule()
+
+
 def sigmoid(z: Any) -> NDArray[np.float64]:
     """1 / (1 + exp(-z)) in float64, without overflow; sigmoid(z) + sigmoid(-z) is 1."""
     values = np.asarray(z, dtype=np.float64)
@@ -49,36 +111,67 @@ def fit_platt(labels01: Any, logits: Any) -> PlattFit:
     Fewer than five rows, or rows of one class only, give the identity. Logits that do not rank the class above the rest
     give slope 1 with a fitted intercept, since a negative slope would turn the probe round.
     """
-    y = np.asarray(labels01).astype(bool)
-    x = np.asarray(logits, dtype=np.float64)
-    if len(y) < MIN_ROWS:
-        return PlattFit(IDENTITY, f"identity: {len(y)} rows are too few to calibrate on")
-    if y.all() or not y.any():
-        return PlattFit(IDENTITY, "identity: the rows are of one class only")
-    n_positive = int(y.sum())
-    targets = np.where(y, (n_positive + 1) / (n_positive + 2), 1 / (len(y) - n_positive + 2))
+    y, x = np.asarray(labels01).astype(bool), np.asarray(logits, dtype=np.float64)
+    lacking = _lacking(y)
+    if lacking:
+        return PlattFit(IDENTITY, lacking)
+    targets = _smoothed(y)
     centre, spread = float(x.mean()), float(x.std())
     if spread > 1e-12 * max(1.0, abs(centre)):
-        slope, intercept = _newton((x - centre) / spread, targets)
+        share = targets.mean()
+        start = np.array([0.0, np.log(share) - np.log1p(-share)])
+        slope, intercept = _newton(np.stack([(x - centre) / spread, np.ones_like(x)]), targets, start).tolist()
         if slope > 0:
             return PlattFit(Calibration(slope / spread, intercept - slope * centre / spread), "")
     return PlattFit(Calibration(1.0, _intercept_only(x, targets)), "slope 1: the logits do not rank the class higher")
+
+
+def fit_temperature(labels01: Any, logits: Any) -> PlattFit:
+    """Slope for logits (n,) of rows with labels (n,) in {0, 1}; the intercept is 0.
+
+    Rows that ``fit_platt`` cannot use give the identity here too, and so do logits whose best slope is not positive.
+    """
+    y, x = np.asarray(labels01).astype(bool), np.asarray(logits, dtype=np.float64)
+    lacking = _lacking(y)
+    if lacking:
+        return PlattFit(IDENTITY, lacking)
+    size = float(np.sqrt(np.square(x).mean()))
+    if size > 0:
+        slope = float(_newton(x[None] / size, _smoothed(y), np.zeros(1))[0])
+        if slope > 0:
+            return PlattFit(Calibration(slope / size, 0.0), "")
+    return PlattFit(IDENTITY, "identity: the logits do not rank the class higher")
+
+
+def _lacking(y: NDArray[np.bool_]) -> str:
+    """Why rows with these labels cannot calibrate; "" when they can."""
+    if len(y) < MIN_ROWS:
+        return f"identity: {len(y)} rows are too few to calibrate on"
+    return "identity: the rows are of one class only" if y.all() or not y.any() else ""
+
+
+def _smoothed(y: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Platt's targets (n,): a little inside 0 and 1, so that separable rows have a finite fit."""
+    n_positive = int(y.sum())
+    return np.where(y, (n_positive + 1) / (n_positive + 2), 1 / (len(y) - n_positive + 2))
 
 
 def _loss(z: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
     return float((np.logaddexp(0.0, z) - targets * z).sum())
 
 
-def _newton(x: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[float, float]:
-    """Minimise the cross-entropy of sigmoid(slope * x + intercept) against soft targets; x is standardised."""
-    design = np.stack([x, np.ones_like(x)])
-    share = targets.mean()
-    point = np.array([0.0, np.log(share) - np.log1p(-share)])
+def _newton(
+    design: NDArray[np.float64], targets: NDArray[np.float64], point: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The point (k,), from this one on, at which sigmoid(point @ design) has the least cross-entropy against soft targets.
+
+    ``design`` (k, n) has rows of size about 1.
+    """
     value = _loss(point @ design, targets)
     for _ in range(_MAX_STEPS):
         p = sigmoid(point @ design)
         gradient = design @ (p - targets)
-        curvature = (design * (p * (1 - p))) @ design.T + 1e-12 * np.eye(2)
+        curvature = (design * (p * (1 - p))) @ design.T + 1e-12 * np.eye(len(point))
         step = np.linalg.solve(curvature, -gradient)
         decrease = float(-gradient @ step)
         if decrease < 1e-16 * max(value, 1.0):
@@ -90,7 +183,7 @@ def _newton(x: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[float
             break
         point = point + length * step
         value = _loss(point @ design, targets)
-    return float(point[0]), float(point[1])
+    return point
 
 
 def _intercept_only(x: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
@@ -128,3 +221,23 @@ def choose_threshold(labels01: Any, probabilities: Any) -> float:
     candidates = np.where((low < 0.5) & (high >= 0.5), 0.5, (low + high) / 2)
     best = np.flatnonzero(quality >= quality.max() - 1e-12)
     return float(candidates[best[np.argmin(np.abs(candidates[best] - 0.5))]])
+
+
+def threshold_at_fpr(labels01: Any, probabilities: Any, fpr: float) -> Threshold:
+    """The smallest threshold at which no more than the share ``fpr`` of the negative rows is called.
+
+    It lies midway between the highest negative probability that must not be called and the next one above. Fewer than
+    1 / ``fpr`` negatives cannot show such a rate: the threshold is then above them all, and the caveat says so. One class
+    only, or fewer than five rows: .5.
+    """
+    y, p = np.asarray(labels01).astype(bool), np.asarray(probabilities, dtype=np.float64)
+    if len(y) < MIN_ROWS or y.all() or not y.any():
+        return Threshold(0.5, f"{len(y)} rows, or rows of one class only, say nothing about a false-positive rate")
+    negative = np.sort(p[~y])[::-1]
+    n_allowed = int(np.floor(fpr * len(negative) * (1 + 1e-12)))
+    highest = negative[n_allowed]
+    above = p[p > highest]
+    value = (highest + (above.min() if len(above) else 1.0)) / 2
+    value = value if value > highest else np.nextafter(highest, 2.0)
+    caveat = "" if n_allowed else f"{len(negative)} negative rows cannot show a false-positive rate of {fpr:g}"
+    return Threshold(float(value), caveat)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from safetensors.numpy import save as safetensors_bytes
 from strataprobe.errors import ProbeError, StageError
 from strataprobe.manifest import Manifest, read_manifest, sha256_file, write_atomic
 from strataprobe.probes.calibration import Calibration
+from strataprobe.probes.network import Network, checked_network
 from strataprobe.probes.probe import Probe, ProbeSet
 
 PROBES_NAME = "probes.safetensors"
 OOF_NAME = "oof_logits.safetensors"
 _METADATA_KEY = "strataprobe"
 _PARTS = ("weight", "bias", "threshold", "calibration")
+_SCALE = "scale"
 
 
 def tensor_name(readout: str, layer: int, part: str = "") -> str:
@@ -62,7 +64,8 @@ def _tensors(file: Any) -> Iterator[tuple[str, NDArray[Any]]]:
 class TrainedProbes:
     """Everything in a probes folder: ``sets`` by (readout, layer); ``readouts`` primary first; ``layers`` ascending.
 
-    ``info`` has model_name, model_revision, prefix, suffix, template and recipe_name, "" where unknown.
+    ``scales`` hold, for the same keys where they are known, the standard deviations (D,) float32 of the rows the probes
+    were fitted on. ``info`` has model_name, model_revision, prefix, suffix, template and recipe_name, "" where unknown.
     """
 
     manifest: Manifest
@@ -71,6 +74,7 @@ class TrainedProbes:
     readouts: list[str]
     sets: dict[tuple[str, int], ProbeSet]
     info: dict[str, Any]
+    scales: dict[tuple[str, int], NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def primary(self) -> str:
@@ -95,12 +99,24 @@ class Oof:
     class_names: list[str]
 
 
-def write_probes(folder: Path, sets: Mapping[tuple[str, int], ProbeSet], info: Mapping[str, Any]) -> None:
-    """Write ``probes.safetensors``: weight (C, D) float32; bias, threshold (C,), calibration (C, 2) float64 a layer."""
+def write_probes(
+    folder: Path,
+    sets: Mapping[tuple[str, int], ProbeSet],
+    info: Mapping[str, Any],
+    scales: Mapping[tuple[str, int], NDArray[np.float32]],
+) -> None:
+    """Write ``probes.safetensors``: weight (C, D) float32; bias, threshold (C,), calibration (C, 2) float64 a layer.
+
+    Where ``scales`` has a layer, scale (D,) float32; of a network, its tensors too, and its form in the header.
+    """
     tensors: dict[str, NDArray[Any]] = {}
     for (readout, layer), probes in sets.items():
         values: tuple[NDArray[Any], ...] = (probes.weight, probes.bias, probes.thresholds, probes.calibrations)
         tensors |= {tensor_name(readout, layer, p): v for p, v in zip(_PARTS, values, strict=True)}
+        if (readout, layer) in scales:
+            tensors[tensor_name(readout, layer, _SCALE)] = scales[readout, layer]
+        if probes.network is not None:
+            tensors |= network_tensors(probes.network, tensor_name(readout, layer))
     first = next(iter(sets.values()))
     header = {
         "class_names": first.class_names,
@@ -111,7 +127,22 @@ def write_probes(folder: Path, sets: Mapping[tuple[str, int], ProbeSet], info: M
         "info": dict(info),
         "extra": {tensor_name(*key): {name: p.extra for name, p in s.items()} for key, s in sets.items()},
     }
+    networks = {tensor_name(*key): s.network.config for key, s in sets.items() if s.network is not None}
+    if networks:
+        header["networks"] = networks
     write_atomic(folder / PROBES_NAME, pack(tensors, header))
+
+
+def network_tensors(network: Network, prefix: str) -> dict[str, NDArray[Any]]:
+    """The tensors of a network by the names they have in a file: "{prefix}.network.{name}"."""
+    return {f"{prefix}.network.{name}": value for name, value in network.tensors.items()}
+
+
+def read_network(tensors: Mapping[str, NDArray[Any]], config: Mapping[str, Any], prefix: str, where: object) -> Network:
+    """The network that ``network_tensors`` named. Raises ProbeError when it is incomplete."""
+    start = f"{prefix}.network."
+    own = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+    return checked_network(config, own, str(where))
 
 
 def load_probes(folder: str | Path) -> TrainedProbes:
@@ -132,7 +163,9 @@ def load_probes(folder: str | Path) -> TrainedProbes:
             for readout in header["readouts"]
             for layer in header["layers"]
         }
-        return TrainedProbes(manifest, header["class_names"], header["layers"], header["readouts"], sets, info)
+        known = {key: tensors.get(tensor_name(*key, _SCALE)) for key in sets}
+        scales = {key: scale for key, scale in known.items() if scale is not None}
+        return TrainedProbes(manifest, header["class_names"], header["layers"], header["readouts"], sets, info, scales)
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise ProbeError(f"{path} is incomplete ({error}): run 'strataprobe train' again.") from error
 
@@ -151,6 +184,8 @@ def _probe_set(
 ) -> ProbeSet:
     weight, bias, threshold, calibration = (tensors[tensor_name(readout, layer, part)] for part in _PARTS)
     names: Sequence[str] = header["class_names"]
+    form = header.get("networks", {}).get(tensor_name(readout, layer))
+    network = None if form is None else read_network(tensors, form, tensor_name(readout, layer), PROBES_NAME)
     return ProbeSet(
         [
             Probe(
@@ -169,6 +204,8 @@ def _probe_set(
                 calibration=Calibration(float(calibration[c, 0]), float(calibration[c, 1])),
                 kind=header["kind"],
                 extra=header["extra"][tensor_name(readout, layer)][name],
+                network=network,
+                output=c if network is not None else 0,
             )
             for c, name in enumerate(names)
         ]

@@ -13,6 +13,7 @@ from strataprobe.probes.crossval import check_folds, class_columns, cross_valida
 from strataprobe.probes.families import get_family
 from strataprobe.probes.layerfit import Rows, calibrated
 from strataprobe.probes.probe import ProbeSet
+from strataprobe.probes.solver import feature_scale
 from strataprobe.progress import Progress
 from strataprobe.store import INFO_FIELDS, Activations, span
 
@@ -100,7 +101,7 @@ def fit(
             crossed = cross_validate(fitter, X, Y, folds)
             final = fitter.refit(X, Y, crossed.option_merit)
             left_out = out_of_fold_logits(fitter, X, Y, folds, crossed.option_merit)
-            result = calibrated(final, left_out, codes, crossed, rows, len(names))
+            result = calibrated(final, left_out, codes, crossed, rows, len(names), feature_scale(X))
             sets[layer] = result.probe_set(names, layer, acts.readout, info)
             cv_auc[layer] = result.report["cv_auc"]
             progress.advance()

@@ -15,8 +15,9 @@ from strataprobe.dataset import SPLITS
 from strataprobe.errors import DataError, StageError
 from strataprobe.manifest import write_atomic
 from strataprobe.metrics import auc, classification_summary, expected_calibration_error, folded_auc
-from strataprobe.probes.calibration import Calibration, choose_threshold, fit_platt, sigmoid
+from strataprobe.probes.calibration import DEFAULT_RULE, Calibration, CalibrationRule, sigmoid
 from strataprobe.probes.crossval import (
+    N_FOLDS,
     CrossValidated,
     check_folds,
     class_columns,
@@ -24,15 +25,23 @@ from strataprobe.probes.crossval import (
     make_folds,
     mirror_columns,
 )
-from strataprobe.probes.families import Fitter, LinearFit
-from strataprobe.probes.files import pack, unpack
+from strataprobe.probes.families import Fit, Fitter, NetworkFit
+from strataprobe.probes.files import network_tensors, pack, read_network, unpack
+from strataprobe.probes.network import Network
 from strataprobe.probes.probe import Probe, ProbeSet
+from strataprobe.probes.solver import feature_scale
 from strataprobe.store import ActivationFolder, LayerRows
+
+# What stands before the tensors of a saved network.
+_RESULT = "result"
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """What identifies the labelled train and val rows, in file order, and the fold of each; the same for all layers."""
+    """What identifies the labelled train and val rows, in file order, and the fold of each; the same for all layers.
+
+    Without cross-validation these are the val rows alone, all in fold 0.
+    """
 
     ids: list[str]
     labels: NDArray[np.int64]
@@ -42,6 +51,12 @@ class Rows:
     def group_indices(self) -> NDArray[np.int64]:
         """(N,) an index for each distinct group."""
         return np.unique(np.asarray(self.groups), return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def n_folds(self) -> int:
+        """How many folds there are; 0 without cross-validation."""
+        n = int(self.folds.max(initial=0)) + 1
+        return n if n > 1 else 0
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -58,7 +73,8 @@ class Rows:
 class LayerResult:
     """Probes of every class (two classes: mirrors) with their out-of-fold logits (N, C) and measurements.
 
-    ``oof`` is on the scale of these probes' own logits, so both can be weighted or calibrated alike.
+    ``oof`` is on the scale of these probes' own logits, so both can be weighted or calibrated alike. Of a ``network``
+    column c is the logit of class c, and the weights are zeros.
     """
 
     weight: NDArray[np.float32]
@@ -66,18 +82,33 @@ class LayerResult:
     threshold: NDArray[np.float64]
     calibration: NDArray[np.float64]
     oof: NDArray[np.float32]
+    scale: NDArray[np.float32]
     report: dict[str, Any]
+    network: Network | None = None
 
     def save(self, path: Path) -> None:
         """Write the result atomically."""
-        arrays = {k: getattr(self, k) for k in ("weight", "bias", "threshold", "calibration", "oof")}
-        write_atomic(path, pack(arrays, self.report))
+        arrays = {k: getattr(self, k) for k in ("weight", "bias", "threshold", "calibration", "oof", "scale")}
+        if self.network is None:
+            write_atomic(path, pack(arrays, self.report))
+            return
+        arrays |= network_tensors(self.network, _RESULT)
+        write_atomic(path, pack(arrays, {**self.report, "network": self.network.config}))
 
     @classmethod
     def load(cls, path: Path) -> LayerResult:
         """Read a result that ``save`` wrote. Raises ProbeError when it is damaged."""
         arrays, report = unpack(path)
-        return cls(**arrays, report=report)
+        form = report.pop("network", None)
+        network = None if form is None else read_network(arrays, form, _RESULT, path)
+        own = {name: value for name, value in arrays.items() if not name.startswith(_RESULT)}
+        return cls(**own, report=report, network=network)
+
+    def logits(self, X: NDArray[Any]) -> NDArray[np.float64]:
+        """Logits (n, C) of raw activations X (n, D)."""
+        if self.network is not None:
+            return self.network.logits(X)
+        return X.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
 
     def probe_set(self, class_names: Sequence[str], layer: int, readout: str, info: dict[str, Any]) -> ProbeSet:
         """The probes with everything needed to use them."""
@@ -98,6 +129,8 @@ class LayerResult:
                     threshold=float(self.threshold[c]),
                     calibration=Calibration(*self.calibration[c].tolist()),
                     extra=self.report["classes"][c] | {"recipe": info["recipe_name"], "class_names": list(class_names)},
+                    network=self.network,
+                    output=c if self.network is not None else 0,
                 )
                 for c, name in enumerate(class_names)
             ]
@@ -138,25 +171,38 @@ def read_splits(folder: ActivationFolder, layer: int, readout: str, class_names:
     return splits
 
 
-def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int) -> Rows:
-    """The rows to cross-validate over, train then val, with their folds. Raises DataError for too few groups."""
-    train, val = splits["train"], splits["val"]
-    labels = np.concatenate([train.labels, val.labels])
-    groups = train.groups + val.groups
-    folds = make_folds(labels, groups, class_names, seed)
-    check_folds(folds, labels, class_names)
-    return Rows(train.ids + val.ids, labels, groups, folds)
+def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int, n_folds: int = N_FOLDS) -> Rows:
+    """The rows to cross-validate over, train then val, with their folds; the val rows alone for ``n_folds`` 0.
+
+    Raises DataError for too few groups.
+    """
+    parts = [splits[name] for name in _measured_on(n_folds)]
+    labels = np.concatenate([part.labels for part in parts])
+    groups = [group for part in parts for group in part.groups]
+    folds = np.zeros(len(labels), dtype=np.int64)
+    if n_folds:
+        folds = make_folds(labels, groups, class_names, seed, n_folds)
+        check_folds(folds, labels, class_names)
+    return Rows([i for part in parts for i in part.ids], labels, groups, folds)
+
+
+def _measured_on(n_folds: int) -> tuple[str, ...]:
+    """The splits whose rows the curve is measured on."""
+    return ("train", "val") if n_folds else ("val",)
 
 
 def check_same_rows(splits: dict[str, LayerRows], rows: Rows, where: Path) -> None:
     """Raise StageError when this layer's rows are not those of the other layers."""
-    ids = splits["train"].ids + splits["val"].ids
-    labels = np.concatenate([splits["train"].labels, splits["val"].labels])
+    parts = [splits[name] for name in _measured_on(rows.n_folds)]
+    ids = [i for part in parts for i in part.ids]
+    labels = np.concatenate([part.labels for part in parts])
     if ids != rows.ids or not np.array_equal(labels, rows.labels):
         raise StageError(f"{where} holds other texts or labels than the layers before it: capture all layers together.")
 
 
-def fit_layer(splits: dict[str, LayerRows], rows: Rows, n_classes: int, fitter: Fitter) -> LayerResult:
+def fit_layer(
+    splits: dict[str, LayerRows], rows: Rows, n_classes: int, fitter: Fitter, rule: CalibrationRule = DEFAULT_RULE
+) -> LayerResult:
     """Fit on train, choose and calibrate on val, cross-validate on both, measure on test."""
     started_s = time.monotonic()
     train, val, test = (splits[name] for name in SPLITS)
@@ -166,13 +212,15 @@ def fit_layer(splits: dict[str, LayerRows], rows: Rows, n_classes: int, fitter: 
         val.activations,
         class_columns(val.labels, n_classes),
     )
-    both = np.concatenate([train.activations, val.activations])
-    crossed = cross_validate(fitter, both, class_columns(rows.labels, n_classes), rows.folds)
+    crossed = None
+    if rows.n_folds:
+        both = np.concatenate([train.activations, val.activations])
+        crossed = cross_validate(fitter, both, class_columns(rows.labels, n_classes), rows.folds)
     val_logits = fit.logits(val.activations)
-    result = calibrated(fit, val_logits, val.labels, crossed, rows, n_classes)
+    scale = feature_scale(train.activations)
+    result = calibrated(fit, val_logits, val.labels, crossed, rows, n_classes, scale, rule)
     _add_val_aucs(result.report, val_logits, class_columns(val.labels, n_classes))
-    test_logits = test.activations.astype(np.float64) @ result.weight.T.astype(np.float64) + result.bias
-    probabilities = sigmoid(test_logits * result.calibration[:, 0] + result.calibration[:, 1])
+    probabilities = sigmoid(result.logits(test.activations) * result.calibration[:, 0] + result.calibration[:, 1])
     metrics = [
         classification_summary(test.labels == c, probabilities[:, c], float(result.threshold[c]))
         | {"ece": expected_calibration_error(test.labels == c, probabilities[:, c])}
@@ -193,45 +241,50 @@ def _add_val_aucs(report: dict[str, Any], logits: NDArray[np.float64], Y: NDArra
 
 
 def calibrated(
-    fit: LinearFit,
+    fit: Fit,
     logits: NDArray[np.float64],
     labels: NDArray[np.int64],
-    crossed: CrossValidated,
+    crossed: CrossValidated | None,
     rows: Rows,
     n_classes: int,
+    scale: NDArray[np.float32],
+    rule: CalibrationRule = DEFAULT_RULE,
 ) -> LayerResult:
     """All classes, each calibrated and its threshold chosen from ``logits`` (n, K) of rows it was not fitted on.
 
     Its report has ``cv_auc`` for each class, the mean of the AUCs within each fold, and their mean over classes. The
-    out-of-fold log-odds become logits of these probes: what the calibration turns back into the log-odds.
+    out-of-fold log-odds become logits of these probes: what the calibration turns back into the log-odds. Without
+    cross-validation (``crossed`` None) they are ``logits`` themselves, and ``cv_auc`` is of those.
     """
     Y = class_columns(labels, n_classes)
-    oof = np.empty_like(crossed.logits)
     two = n_classes == 2
-    calibration, threshold, classes = [], [], []
+    fits = [rule.calibrate(Y[:, k], logits[:, k]) for k in range(Y.shape[1])]
+    slopes, intercepts = np.array([f.calibration for f in fits]).T
+    oof = logits if crossed is None else (crossed.logits - intercepts) / slopes
+    thresholds = rule.thresholds(Y, sigmoid(logits * slopes + intercepts), n_classes)
+    calibration, classes = [list(f.calibration) for f in fits], []
     for k in range(Y.shape[1]):
-        platt = fit_platt(Y[:, k], logits[:, k])
-        slope, intercept = platt.calibration
-        calibration.append([slope, intercept])
-        oof[:, k] = (crossed.logits[:, k] - intercept) / slope
-        # of two classes the likelier one is active; a threshold off .5 would call the less likely one
-        threshold.append(0.5 if two else choose_threshold(Y[:, k], sigmoid(slope * logits[:, k] + intercept)))
-        own = folded_auc(rows.labels == (1 if two else k), crossed.logits[:, k], rows.group_indices(), rows.folds)
-        classes.append(fit.settings[k] | {"cv_auc": float(own.auc[0]), "calibration_fallback": platt.fallback})
+        own = folded_auc(rows.labels == (1 if two else k), oof[:, k], rows.group_indices(), rows.folds)
+        classes.append(fit.settings[k] | {"cv_auc": float(own.auc[0]), "calibration_fallback": fits[k].fallback})
     if two:
-        calibration.insert(0, list(Calibration(*calibration[0]).mirrored()))
-        threshold.insert(0, 1.0 - threshold[0])
+        calibration.insert(0, list(fits[0].calibration.mirrored()))
         classes.insert(0, dict(classes[0]))
+    for entry, threshold in zip(classes, thresholds, strict=True):
+        if threshold.caveat:
+            entry["threshold_caveat"] = threshold.caveat
     report = {
         "classes": classes,
         "cv_auc": float(np.mean([c["cv_auc"] for c in classes])),
         "converged": all(c.get("converged", True) for c in classes),
     }
+    network = fit.network if isinstance(fit, NetworkFit) else None
     return LayerResult(
         weight=np.ascontiguousarray(mirror_columns(fit.weight.T, n_classes).T),
         bias=mirror_columns(fit.bias[None], n_classes)[0],
-        threshold=np.array(threshold),
+        threshold=np.array([t.value for t in thresholds]),
         calibration=np.array(calibration),
         oof=mirror_columns(oof, n_classes).astype(np.float32),
+        scale=scale,
         report=report,
+        network=network.mirrored() if network is not None and two else network,
     )

@@ -13,25 +13,48 @@ from torch import Tensor
 MAX_NEWTON_STEPS = 100
 MAX_CG_STEPS = 250
 MAX_HALVINGS = 40
-# The Newton decrement estimates twice the distance to the optimum; below this share of the objective, one last step
-# leaves less than float64 resolves.
-_DECREMENT_SHARE = 1e-11
+# How far from the optimum a problem may end, as a share of its objective: the Newton decrement estimates twice that
+# distance, and one last step is taken below it. A last step from here leaves less than float64 resolves ...
+EXACT = 1e-11
+# ... and from here less than float32 products resolve.
+_SINGLE = 1e-8
+# Rows whose squares are formed at a time.
+_CHUNK_ROWS = 4096
 
 
 class NewtonBatch:
     """M problems solved together on the same rows.
 
-    ``rows`` (N, r) float64, ``rows32`` the same in float32, ``squares32`` their squares; ``Y`` (M, N) in {0, 1},
-    ``omega`` (M, N) the weight of each row in each problem, ``C`` (M,).
+    ``rows`` (N, r) float64, ``rows32`` the same in float32, or both the same float32 tensor; ``Y`` (M, N) in {0, 1},
+    ``omega`` (M, N) the weight of each row in each problem, ``C`` (M,), ``offset`` (M, N) what is added to each logit.
     """
 
-    def __init__(self, rows: Tensor, rows32: Tensor, squares32: Tensor, Y: Tensor, omega: Tensor, C: Tensor) -> None:
-        self.rows, self.rows32, self.squares32 = rows, rows32, squares32
+    def __init__(
+        self,
+        rows: Tensor,
+        rows32: Tensor,
+        Y: Tensor,
+        omega: Tensor,
+        C: Tensor,
+        offset: Tensor | None = None,
+        *,
+        tolerance: float = EXACT,
+    ) -> None:
+        self.rows, self.rows32 = rows, rows32
+        single = rows.dtype == torch.float32
+        self.tolerance = max(tolerance, _SINGLE) if single else tolerance
+        self.rounding = 1e-8 if single else 1e-13
+        # Squares are kept where they are small: they are read in every Newton step.
+        self.squares32 = None if single else rows32.square()
         self.Y, self.weighted = Y, omega * C[:, None]
         share = (omega * Y).sum(1) / omega.sum(1)
         self.b = torch.log(share) - torch.log1p(-share)
         self.w = torch.zeros(len(Y), rows.shape[1], dtype=torch.float64, device=rows.device)
         self.eta = self.b[:, None].expand(Y.shape).clone()
+        if offset is not None:
+            # The intercept starts where the mean logit is that of the share.
+            self.b -= (omega * offset).sum(1) / omega.sum(1)
+            self.eta = self.b[:, None] + offset
         everything = torch.arange(len(Y), device=rows.device)
         self.f = self._values(self.eta, self.w, everything)
         self.converged = torch.zeros(len(Y), dtype=torch.bool, device=rows.device)
@@ -57,20 +80,20 @@ class NewtonBatch:
         p, q = torch.sigmoid(self.eta[live]), torch.sigmoid(-self.eta[live])
         weighted = self.weighted[live]
         slope = weighted * torch.where(self.Y[live] > 0.5, -q, p)
-        grad_w = self.w[live] + slope @ self.rows
+        grad_w = self.w[live] + self._times_rows(slope)
         grad_b = slope.sum(1)
         step_w, step_b, solved = self._direction(grad_w, grad_b, weighted * p * q, self.f[live])
         slope0 = (grad_w * step_w).sum(1) + grad_b * step_b
-        step_eta = step_w @ self.rows.T + step_b[:, None]
+        step_eta = (step_w.to(self.rows.dtype) @ self.rows.T).double() + step_b[:, None]
         moved = self._line_search(live, step_w, step_b, step_eta, slope0)
-        self.converged[live] = solved & (-slope0 <= _DECREMENT_SHARE * self.f[live])
+        self.converged[live] = solved & (-slope0 <= self.tolerance * self.f[live])
         return moved
 
     def _line_search(self, live: Tensor, step_w: Tensor, step_b: Tensor, step_eta: Tensor, slope0: Tensor) -> Tensor:
         """Halve each step until it lowers its objective enough, and take it; False where none does."""
         f0, w0, eta0 = self.f[live], self.w[live], self.eta[live]
         length = torch.ones_like(f0)
-        rounding = 1e-13 * f0.abs()
+        rounding = self.rounding * f0.abs()
         for _ in range(MAX_HALVINGS):
             value = self._values(eta0 + length[:, None] * step_eta, w0 + length[:, None] * step_w, live)
             # `value <= ...` is False for a value that is not finite.
@@ -89,7 +112,7 @@ class NewtonBatch:
         """The Newton direction by preconditioned conjugate gradients, and whether each residual got small."""
         curvature32 = curvature.float()
         residual = -torch.cat([grad_w, grad_b[:, None]], dim=1)
-        diagonal = torch.cat([1 + (curvature32 @ self.squares32).double(), curvature.sum(1, keepdim=True)], dim=1)
+        diagonal = torch.cat([1 + self._diagonal(curvature32), curvature.sum(1, keepdim=True)], dim=1)
         diagonal[:, -1].clamp_(min=1e-290)
         x = torch.zeros_like(residual)
         direction = residual / diagonal
@@ -118,3 +141,23 @@ class NewtonBatch:
         thin = d.float()
         inner = curvature32 * (thin[:, :-1].contiguous() @ self.rows32.T + thin[:, -1:])
         return torch.cat([d[:, :-1] + (inner @ self.rows32).double(), inner.sum(1, keepdim=True).double()], dim=1)
+
+    def _times_rows(self, values: Tensor) -> Tensor:
+        """values (M, N) float64 @ rows (N, r), float32 products being summed in float64 over chunks of rows."""
+        if self.rows.dtype == torch.float64:
+            return values @ self.rows
+        total = torch.zeros(len(values), self.rows.shape[1], dtype=torch.float64, device=values.device)
+        for start in range(0, len(self.rows), _CHUNK_ROWS):
+            where = slice(start, start + _CHUNK_ROWS)
+            total += (values[:, where].float() @ self.rows[where]).double()
+        return total
+
+    def _diagonal(self, curvature32: Tensor) -> Tensor:
+        """What the losses add to the Hessian's diagonal, (M, r) float64."""
+        if self.squares32 is not None:
+            return (curvature32 @ self.squares32).double()
+        total = torch.zeros(len(curvature32), self.rows32.shape[1], dtype=torch.float64, device=curvature32.device)
+        for start in range(0, len(self.rows32), _CHUNK_ROWS):
+            where = slice(start, start + _CHUNK_ROWS)
+            total += (curvature32[:, where] @ self.rows32[where].square()).double()
+        return total

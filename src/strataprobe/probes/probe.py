@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from strataprobe.errors import ProbeError
 from strataprobe.probes.calibration import IDENTITY, Calibration, sigmoid
+from strataprobe.probes.network import Network
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -38,7 +39,8 @@ class Probe:
 
     ``weight`` (D,) float32; ``layer`` is 1-based, ``block_index`` 0-based; ``threshold`` is a probability;
     ``calibration`` turns the logit into a probability; ``extra`` holds further plain values (C, cv_auc, ...).
-    ``kind`` is "regression" for probes whose output is a value, not a logit.
+    ``kind`` is "regression" for probes whose output is a value, not a logit. A probe that is not linear has a ``network``,
+    whose column ``output`` is its logit; its weight and bias are zeros and mean nothing.
     """
 
     weight: Float32
@@ -56,6 +58,8 @@ class Probe:
     calibration: Calibration = IDENTITY
     kind: str = BINARY
     extra: dict[str, Any] = field(default_factory=dict)
+    network: Network | None = None
+    output: int = 0
 
     @property
     def width(self) -> int:
@@ -64,13 +68,23 @@ class Probe:
 
     @property
     def direction(self) -> Float32:
-        """Unit vector (D,) float32 along the weight; zeros where the weight is zero."""
+        """Unit vector (D,) float32 along the weight; zeros where the weight is zero.
+
+        Raises ProbeError for a probe that is not linear.
+        """
+        if self.network is not None:
+            raise ProbeError(
+                f"the probe {self.action!r} is a network and has no direction: train logistic probes for one."
+            )
         norm = float(np.linalg.norm(self.weight.astype(np.float64)))
         return (self.weight / norm if norm > 0 else np.zeros_like(self.weight)).astype(np.float32)
 
     def logits(self, X: Any) -> Float64:
         """Logits (n,) float64 of raw activations X (n, D). Raises ProbeError for another width."""
-        return raw_activations(X, self.width) @ self.weight.astype(np.float64) + self.bias
+        rows = raw_activations(X, self.width)
+        if self.network is not None:
+            return self.network.logits(rows)[:, self.output]
+        return rows @ self.weight.astype(np.float64) + self.bias
 
     def probabilities(self, X: Any) -> Float64:
         """Calibrated probabilities (n,) float64. Raises ProbeError for another width, and for a regression probe."""
@@ -79,7 +93,12 @@ class Probe:
         return sigmoid(self.calibration.slope * self.logits(X) + self.calibration.intercept)
 
     def mirrored(self, action: str, extra: Mapping[str, Any] | None = None) -> Probe:
-        """The probe of the opposite class: weight, bias and calibration intercept negated, threshold 1 - t."""
+        """The probe of the opposite class: weight, bias and calibration intercept negated, threshold 1 - t.
+
+        Raises ProbeError for a network of one class or of more than two.
+        """
+        if self.network is not None and not self.network.config["mirrored"]:
+            raise ProbeError(f"the probe {self.action!r} is a network that has no opposite class: read its own logits.")
         return replace(
             self,
             weight=-self.weight,
@@ -88,6 +107,7 @@ class Probe:
             threshold=1.0 - self.threshold,
             calibration=self.calibration.mirrored(),
             extra=dict(self.extra if extra is None else extra),
+            output=1 - self.output if self.network is not None else 0,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -117,6 +137,7 @@ class ProbeSet(Mapping[str, Probe]):
                 raise ProbeError(
                     f"probes that are used together must have one {name.replace('_', ' ')}; these have {listed}."
                 )
+        self.network = _one_network(ordered)
         names = [p.action for p in ordered]
         doubled = sorted({n for n in names if names.count(n) > 1})
         if doubled:
@@ -124,6 +145,7 @@ class ProbeSet(Mapping[str, Probe]):
         self._probes = dict(zip(names, ordered, strict=True))
         self.class_names = names
         self.first = ordered[0]
+        # zeros where there is a network
         self.weight: Float32 = np.stack([p.weight for p in ordered])
         self.bias: Float64 = np.array([p.bias for p in ordered], dtype=np.float64)
         self.thresholds: Float64 = np.array([p.threshold for p in ordered], dtype=np.float64)
@@ -151,7 +173,10 @@ class ProbeSet(Mapping[str, Probe]):
 
     def logits(self, X: Any) -> Float64:
         """Logits (n, C) float64 of raw activations X (n, D). Raises ProbeError for another width."""
-        return raw_activations(X, self.width) @ self.weight.astype(np.float64).T + self.bias
+        rows = raw_activations(X, self.width)
+        if self.network is not None:
+            return self.network.logits(rows)[:, [p.output for p in self._probes.values()]]
+        return rows @ self.weight.astype(np.float64).T + self.bias
 
     def probabilities(self, X: Any) -> Float64:
         """Calibrated probabilities (n, C) float64. Raises ProbeError for another width, and for regression probes."""
@@ -174,3 +199,12 @@ class ProbeSet(Mapping[str, Probe]):
 
     def __repr__(self) -> str:
         return f"ProbeSet(layer {self.layer}, {self.readout}, {', '.join(self.class_names)})"
+
+
+def _one_network(probes: Sequence[Probe]) -> Network | None:
+    """The network that all probes share, None where they are linear. Raises ProbeError for several, or for some of each."""
+    networks = {id(p.network): p.network for p in probes}
+    first = probes[0].network
+    if len(networks) > 1 and (None in networks.values() or len({n.digest() for n in networks.values() if n}) > 1):
+        raise ProbeError("probes that are used together must be of one network, or all linear; these are not.")
+    return first

@@ -18,6 +18,8 @@ import torch
 from strataprobe.errors import ProbeError
 from strataprobe.manifest import write_atomic
 from strataprobe.probes.calibration import Calibration
+from strataprobe.probes.network_pth import MODEL_CLASS as NETWORK_CLASS
+from strataprobe.probes.network_pth import NETWORK_NAME, network_bytes, read_network_probes
 from strataprobe.probes.probe import BINARY, REGRESSION, Probe, ProbeSet
 from strataprobe.progress import note
 
@@ -59,6 +61,8 @@ def pth_name(class_name: str) -> str:
 
 def pth_bytes(probe: Probe) -> bytes:
     """The .pth file of a probe; the same probe gives the same bytes, under any file name."""
+    if probe.network is not None:
+        return network_bytes([probe])
     metadata: dict[str, Any] = {
         "action": probe.action,
         "layer": int(probe.layer),
@@ -93,22 +97,41 @@ def save_pth(probe: Probe, path: Path) -> Path:
     return path
 
 
+def save_folder(folder: Path, probes: ProbeSet) -> None:
+    """Write the .pth files of one layer: one a class, or for a network one for all its classes."""
+    if probes.network is not None:
+        write_atomic(folder / NETWORK_NAME, network_bytes(list(probes.values())))
+        return
+    for name, probe in probes.items():
+        save_pth(probe, folder / pth_name(name))
+
+
 def load_pth(path: str | Path, *, layer: int | None = None, numbering: str | None = None) -> Probe:
     """Read one .pth probe, ours or brije's (bfloat16, saved from a CUDA device; no ``block_index`` in its metadata).
 
     For ours, ``layer`` is checked against the file. For brije's the block index is ``layer``, or else the number in the
     folder's or the file's name; its layer here is one more. ``numbering`` ("strataprobe" or "brije") says what the
-    number means where that guess is wrong. Raises ProbeError when the file is missing, damaged, no linear probe, or of
-    another layer.
+    number means where that guess is wrong. Raises ProbeError when the file is missing, damaged, no linear probe or network
+    of ours, of another layer, or holds several classes.
     """
-    path = Path(path)
+    found = _load(Path(path), layer, numbering)
+    if len(found) > 1:
+        names = ", ".join(p.action for p in found)
+        raise ProbeError(f"{path} holds the network of {len(found)} classes ({names}): open its folder instead.")
+    return found[0]
+
+
+def _load(path: Path, layer: int | None, numbering: str | None) -> list[Probe]:
+    """The probe of a file, or all those of a network."""
     content = _opened(path)
+    if content.get("model_class") == NETWORK_CLASS:
+        return read_network_probes(content, path, layer if layer is None or numbering != "brije" else layer + 1)
     weight, bias = _linear(content, path)
     metadata = content.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     if "block_index" in metadata:
-        return _ours(path, weight, bias, metadata, layer, numbering)
-    return _brijes(path, weight, bias, metadata, str(content.get("model_class", "")), layer, numbering)
+        return [_ours(path, weight, bias, metadata, layer, numbering)]
+    return [_brijes(path, weight, bias, metadata, str(content.get("model_class", "")), layer, numbering)]
 
 
 def _opened(path: Path) -> dict[str, Any]:
@@ -231,7 +254,7 @@ def load_probe_folder(path: str | Path, layer: int | None = None, numbering: str
     if not files:
         which = "" if layer is None else f" of layer {layer}"
         raise ProbeError(f"{path} holds no .pth probes{which}: give a folder such as probes/layer_26.")
-    probes = ProbeSet([load_pth(file, layer=layer, numbering=numbering) for file in files])
+    probes = ProbeSet([probe for file in files for probe in _load(file, layer, numbering)])
     if probes.first.extra.get("origin") == "brije":
         note(
             f"{path}: brije's probes; their layer {probes.block_index} is block index {probes.block_index}, layer "

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from strataprobe.manifest import (
     read_manifest,
     write_json,
 )
+from strataprobe.probes.calibration import DEFAULT_RULE, CalibrationRule
 from strataprobe.probes.crossval import N_FOLDS
 from strataprobe.probes.families import Fitter, get_family
 from strataprobe.probes.files import Oof, write_oof, write_probes
 from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, fit_layer, read_splits, rows_of
-from strataprobe.probes.pth import pth_name
+from strataprobe.probes.parallel import in_threads, workers_for
+from strataprobe.probes.pth import save_folder
 from strataprobe.progress import Progress, note
 from strataprobe.stagefolder import StageFolder
 from strataprobe.store import ActivationFolder, Numbering, span
@@ -46,20 +49,30 @@ def train(
     readout: str | None = None,
     numbering: Numbering = "strataprobe",
     seed: int = 0,
+    folds: int = N_FOLDS,
+    device: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    calibration: CalibrationRule = DEFAULT_RULE,
 ) -> Manifest:
     """Train probes for every class on every layer (from 1) and readout of ``activations``, into the new folder ``out``.
 
     ``layers`` and ``readout`` keep to some of them; the readout named is then the primary one. ``numbering="brije"``
-    reads file numbers as block indices. A finished ``out`` of the same activations and options is left as it is, and
-    trained again when it has only some of the layers now asked for. Returns the manifest, whose ``details["layers"]``
-    holds C, cv_auc, val_auc and converged by readout and layer.
+    reads file numbers as block indices. The curve is cross-validated in ``folds`` folds; with 0 it is that of the
+    validation rows, on which the options were chosen too, and takes a sixth of the time. ``options`` are those of the
+    family (``Cs`` of "logistic"). Layers are fitted side by side, on ``device`` where the family can ("auto": CUDA where
+    there is one). ``calibration`` says how probabilities and thresholds are made. A finished ``out`` of the same
+    activations and options is left as it is, and trained again when it has only some of the layers now asked for. Returns
+    the manifest, whose ``details["layers"]`` holds C, cv_auc, val_auc and converged by readout and layer.
 
-    Raises OptionError for an unknown probe, layer or readout; DataError when a split lacks a class, values are not
-    finite, or there are too few groups; StageError when ``activations`` cannot be read or ``out`` holds something else.
+    Raises OptionError for an unknown probe, option, layer or readout, and for one fold; DataError when a split lacks a
+    class, values are not finite, or there are too few groups; StageError when ``activations`` cannot be read or ``out``
+    holds something else.
     """
     started_s = time.monotonic()
     folder = ActivationFolder.open(activations, numbering)
-    fitter = get_family(probe)
+    if folds < 0 or folds == 1:
+        raise OptionError(f"{folds} folds cannot be cross-validated: give 2 or more, or 0 for no cross-validation.")
+    fitter = get_family(probe, options, device=_chosen_device(device))
     chosen = _chosen_layers(folder, layers)
     readouts = _chosen_readouts(folder, readout)
     if len(folder.class_names) < 2:
@@ -70,9 +83,11 @@ def train(
         "readouts": readouts,
         "numbering": numbering,
         "seed": seed,
-        "n_folds": N_FOLDS,
+        "n_folds": folds,
         "options": fitter.options,
     }
+    if calibration != DEFAULT_RULE:
+        config["calibration"] = calibration.to_json()
     inputs = {folder.file(layer).name: folder.file_sha256(layer) for layer in chosen}
     stage = StageFolder(Path(out), "train", {**config, **inputs})
     _take_up(stage)
@@ -84,7 +99,8 @@ def train(
             note(f"{out}: already trained on these activations, nothing to do.")
             return finished
     stage.begin()
-    _fit_all(stage, folder, chosen, readouts, fitter, seed)
+    job = _Job(stage, folder, fitter, seed, folds, calibration)
+    _fit_all(job, [(r, k) for r in readouts for k in chosen])
     results = {(r, k): LayerResult.load(_done(stage, r, k)) for r in readouts for k in chosen}
     rows = Rows.from_json(read_json(stage.work / DONE_FOLDER / _ROWS_NAME))
     _assemble(stage, folder, results, rows)
@@ -104,6 +120,16 @@ def train(
 def _drop_saved_fits(stage: StageFolder) -> None:
     """Delete what a finished ``out`` needs no more; until it is finished they are what a rerun goes on from."""
     shutil.rmtree(stage.final / DONE_FOLDER, ignore_errors=True)
+
+
+def _chosen_device(device: str) -> str:
+    """The device fits are made on, one that has float64. Raises OptionError for one that is not there."""
+    from strataprobe.devices import choose_device
+
+    chosen = choose_device(device)
+    if chosen.type == "mps" and device != "auto":
+        raise OptionError("--device mps has no float64, which fits need: use --device cpu.")
+    return "cpu" if chosen.type == "mps" else str(chosen)
 
 
 def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> list[int]:
@@ -176,29 +202,51 @@ def _done(stage: StageFolder, readout: str, layer: int) -> Path:
     return stage.work / DONE_FOLDER / f"{readout}.layer_{layer}.safetensors"
 
 
-def _fit_all(
-    stage: StageFolder, folder: ActivationFolder, layers: list[int], readouts: list[str], fitter: Fitter, seed: int
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What the fits of one call have in common."""
+
+    stage: StageFolder
+    folder: ActivationFolder
+    fitter: Fitter
+    seed: int
+    n_folds: int
+    rule: CalibrationRule
+
+
+def _fit_all(job: _Job, keys: list[tuple[str, int]]) -> None:
     """Fit what is not done yet, saving each layer and readout as it is done."""
-    todo = [(r, k) for r in readouts for k in layers if not _done(stage, r, k).is_file()]
-    total = len(readouts) * len(layers)
+    stage, names = job.stage, job.folder.class_names
+    todo = [key for key in keys if not _done(stage, *key).is_file()]
     (stage.work / DONE_FOLDER).mkdir(exist_ok=True)
-    rows_file = stage.work / DONE_FOLDER / _ROWS_NAME
-    rows = Rows.from_json(read_json(rows_file)) if rows_file.is_file() else None
-    if len(todo) < total:
-        note(f"{stage.final}: {total - len(todo)} of {total} fits are done already, going on from there.")
-    with Progress("train", total, "fits", done=total - len(todo)) as progress:
-        for readout, layer in todo:
-            splits = read_splits(folder, layer, readout, folder.class_names)
-            if rows is None:
-                rows = rows_of(splits, folder.class_names, seed)
-                write_json(rows_file, rows.to_json())
-            check_same_rows(splits, rows, folder.file(layer))
-            result = fit_layer(splits, rows, len(folder.class_names), fitter)
-            if not result.report["converged"]:
+    if len(todo) < len(keys):
+        note(f"{stage.final}: {len(keys) - len(todo)} of {len(keys)} fits are done already, going on from there.")
+    rows = _same_for_all(job, *keys[0])
+
+    def fit_one(key: tuple[str, int]) -> bool:
+        splits = read_splits(job.folder, key[1], key[0], names)
+        check_same_rows(splits, rows, job.folder.file(key[1]))
+        result = fit_layer(splits, rows, len(names), job.fitter, job.rule)
+        result.save(_done(stage, *key))
+        return bool(result.report["converged"])
+
+    n_workers = workers_for(job.folder.n_entries)
+    with Progress("train", len(keys), "fits", done=len(keys) - len(todo)) as progress:
+        for (readout, layer), converged in in_threads(fit_one, todo, n_workers):
+            if not converged:
                 note(f"layer {layer}, readout {readout}: the solver stopped before the optimum.")
-            result.save(_done(stage, readout, layer))
             progress.advance()
+
+
+def _same_for_all(job: _Job, readout: str, layer: int) -> Rows:
+    """The rows and folds of an interrupted call, or those of this layer, which are then kept."""
+    path = job.stage.work / DONE_FOLDER / _ROWS_NAME
+    if path.is_file():
+        return Rows.from_json(read_json(path))
+    names = job.folder.class_names
+    rows = rows_of(read_splits(job.folder, layer, readout, names), names, job.seed, job.n_folds)
+    write_json(path, rows.to_json())
+    return rows
 
 
 def _assemble(
@@ -212,11 +260,10 @@ def _assemble(
         place = stage.work if readout == primary else stage.work / readout
         place = place / f"layer_{layer}"
         place.mkdir(parents=True, exist_ok=True)
-        for name, probe in probes.items():
-            probe.save(place / pth_name(name))
+        save_folder(place, probes)
         metrics = aggregate_metrics(names, probes.thresholds, results[readout, layer])
         write_json(place / "aggregate_metrics.json", metrics)
-    write_probes(stage.work, sets, info)
+    write_probes(stage.work, sets, info, {key: result.scale for key, result in results.items()})
     logits = {key: result.oof for key, result in results.items()}
     write_oof(stage.work, Oof(logits, rows.labels, rows.folds, rows.group_indices(), rows.ids, list(names)))
 
@@ -272,7 +319,7 @@ def _details(folder: ActivationFolder, results: dict[tuple[str, int], LayerResul
         **folder.info,
         "class_names": names,
         "d_model": folder.d_model,
-        "n_folds": int(rows.folds.max()) + 1,
+        "n_folds": rows.n_folds,
         **{key: first[key] for key in ("n_train", "n_val", "n_test")},
         "layers": layers,
     }
