@@ -6,11 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from strataprobe.metrics import auc
 from strataprobe.probes.families.logistic import C_GRID
-from strataprobe.probes.solver import LogisticProblem, fit_logistic_path
+from strataprobe.probes.solver import LogisticPath, LogisticProblem, fit_logistic_path
 
 SHAPES = {
     "wide": (60, 150),
@@ -24,11 +26,14 @@ SHAPES = {
     "large features": (100, 150),
     "shifted": (100, 130),
 }
+CS = sorted({*C_GRID, *(10.0**e for e in range(-5, 6))})
 
 
-def problem(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def problem(kind: str, seed: int, n_more: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and labels of one of 30 problems, and ``n_more`` rows that were not fitted; every third in float64."""
     rng = np.random.default_rng([seed, len(kind)])
     n, d = SHAPES[kind]
+    n += n_more
     X = rng.normal(size=(n, d))
     y = (rng.random(n) < (0.03 if kind == "rare" else 0.5)).astype(float)
     y[:3] = [0, 1, 1]
@@ -43,7 +48,7 @@ def problem(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         X[:, :3] *= 1000
     if kind == "shifted":
         X += 10
-    return X.astype(np.float32), y
+    return X.astype(np.float64 if seed == 2 else np.float32), y
 
 
 def objective(w: np.ndarray, b: float, Z: np.ndarray, y: np.ndarray, C: float) -> float:
@@ -57,22 +62,32 @@ def reference(Z: np.ndarray, y: np.ndarray, C: float) -> LogisticRegression:
         return model.fit(Z, y)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+def standardised(path: LogisticPath, i: int, scaler: StandardScaler) -> tuple[np.ndarray, float]:
+    """Weight and bias of C number i on standardised features, from those on raw ones."""
+    w = path.weight[i, 0]
+    return w * scaler.scale_, float(path.bias_at_centre[i, 0] + w @ (scaler.mean_ - path.centre))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_c_reaches_the_optimum_that_scikit_learn_finds(kind: str, seed: int) -> None:
-    X, y = problem(kind, seed)
-    path = fit_logistic_path(X, y, C_GRID)
+    """The same objective, probabilities, and AUC on rows that were not fitted."""
+    rows, labels = problem(kind, seed, 1000)
+    n = SHAPES[kind][0]
+    X, y = rows[:n], labels[:n]
+    path = fit_logistic_path(X, y, CS)
     scaler = StandardScaler().fit(X.astype(np.float64))
-    Z = scaler.transform(X.astype(np.float64))
+    Z, Z_fresh = (scaler.transform(part.astype(np.float64)) for part in (X, rows[n:]))
+    logits, logits_fresh = path.logits(X)[:, :, 0], path.logits(rows[n:])[:, :, 0]
     assert path.converged.all()
-    for i, C in enumerate(C_GRID):
+    for i, C in enumerate(CS):
         model = reference(Z, y, C)
         best = objective(model.coef_[0], model.intercept_[0], Z, y, C)
-        w, b = path.weight[i, 0] * scaler.scale_, path.bias[i, 0] + path.weight[i, 0] @ scaler.mean_
-        assert objective(w, b, Z, y, C) <= best * (1 + 1e-9)
+        assert objective(*standardised(path, i, scaler), Z, y, C) == pytest.approx(best, rel=1e-9)
         assert path.objective[i, 0] == pytest.approx(best, rel=1e-9)
-        probabilities = 1 / (1 + np.exp(-path.logits(X)[:, i, 0]))
-        np.testing.assert_allclose(probabilities, model.predict_proba(Z)[:, 1], atol=1e-6)
+        np.testing.assert_allclose(expit(logits[:, i]), model.predict_proba(Z)[:, 1], atol=1e-6)
+        wanted = auc(labels[n:], model.decision_function(Z_fresh))
+        assert auc(labels[n:], logits_fresh[:, i]) == pytest.approx(wanted, abs=1e-3)
 
 
 def test_many_columns_together_are_the_same_as_each_alone() -> None:
@@ -116,3 +131,53 @@ def test_one_c_for_each_column_is_the_entry_of_the_path() -> None:
     for k, i in enumerate([2, 0, 1]):
         np.testing.assert_allclose(each.weight[0, k], path.weight[i, k], atol=1e-6)
     assert each.Cs == (1.0, 0.01, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["tall", "rare", "collinear", "constant", "separable tall"])
+def test_many_rows_which_are_held_in_float32_reach_the_same_optimum(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The form that more than 30 million numbers take, here taken for few."""
+    monkeypatch.setattr("strataprobe.probes.basis._KEPT_ENTRIES", 0)
+    rows, labels = problem(kind, 0, 1000)
+    n = SHAPES[kind][0]
+    X, y = rows[:n], labels[:n]
+    path = fit_logistic_path(X, y, CS)
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    Z = scaler.transform(X.astype(np.float64))
+    assert path.converged.all()
+    for i, C in enumerate(CS):
+        model = reference(Z, y, C)
+        best = objective(model.coef_[0], model.intercept_[0], Z, y, C)
+        assert objective(*standardised(path, i, scaler), Z, y, C) == pytest.approx(best, rel=1e-6)
+        wanted = auc(labels[n:], model.decision_function(scaler.transform(rows[n:].astype(np.float64))))
+        assert auc(labels[n:], path.logits(rows[n:])[:, i, 0]) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["wide", "tall"])
+def test_a_given_scale_is_what_the_penalty_is_measured_in(kind: str) -> None:
+    X, y = problem(kind, 7)
+    scale = np.random.default_rng(1).uniform(0.2, 5, X.shape[1])
+    Z = (X - X.mean(axis=0, dtype=np.float64)) / scale
+    path = LogisticProblem(X, scale=scale).solve(y, [0.03, 1.0])
+    for i, C in enumerate([0.03, 1.0]):
+        model = reference(Z, y, C)
+        np.testing.assert_allclose(path.weight[i, 0] * scale, model.coef_[0], atol=1e-6)
+        np.testing.assert_allclose(path.logits(X)[:, i, 0], model.decision_function(Z), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["wide", "tall"])
+def test_an_offset_is_in_the_losses_and_not_in_the_logits(kind: str) -> None:
+    """The gradient is zero with the offset, and is not without it."""
+    X, y = problem(kind, 8)
+    offset = np.random.default_rng(2).normal(size=len(y))
+    scaler = StandardScaler().fit(X.astype(np.float64))
+    Z = scaler.transform(X.astype(np.float64))
+    path = LogisticProblem(X).solve(y, [0.1], offset=offset)
+    w, b = standardised(path, 0, scaler)
+
+    def gradient(with_offset: np.ndarray) -> np.ndarray:
+        slope = 0.1 * (expit(Z @ w + b + with_offset) - y)
+        return np.append(w + Z.T @ slope, slope.sum())
+
+    assert np.abs(gradient(offset)).max() < 1e-6
+    assert np.abs(gradient(0 * offset)).max() > 1e-2
+    np.testing.assert_allclose(path.logits(X)[:, 0, 0], Z @ w + b, atol=1e-9)

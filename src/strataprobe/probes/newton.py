@@ -1,114 +1,101 @@
 """Newton's method for a batch of L2 logistic regressions on the same rows, each with its own labels and C.
 
-Directions come from conjugate gradients on the exact Hessian, preconditioned by its diagonal, with the long products in
-float32; a rough direction only costs another step. Values, gradients and step lengths are float64 and decide when a
-problem is done. State is kept a problem a row, since thin products are several times faster in that layout.
+``propose`` solves them in a float32 basis, to a few parts in ten million of the objective. ``refine`` goes on from there
+with float64 values, gradients and step lengths on the exact rows, the basis only proposing directions, so the optimum is
+that of float64. Directions come from conjugate gradients on the Hessian, preconditioned by its diagonal; a rough one
+only costs another step. State is kept a problem a row, since thin products are several times faster in that layout.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from strataprobe.probes.basis import Basis, StandardRows
+
 MAX_NEWTON_STEPS = 100
+MAX_REFINEMENTS = 15
 MAX_CG_STEPS = 250
 MAX_HALVINGS = 40
 # How far from the optimum a problem may end, as a share of its objective: the Newton decrement estimates twice that
 # distance, and one last step is taken below it. A last step from here leaves less than float64 resolves ...
 EXACT = 1e-11
-# ... and from here less than float32 products resolve.
-_SINGLE = 1e-8
-# Rows whose squares are formed at a time.
+# ... and from here about what float32 products resolve.
+SINGLE = 1e-7
+_ROUNDING = {torch.float32: 1e-8, torch.float64: 1e-13}
+# Rows whose squares are formed at a time, and entries up to which they are kept.
 _CHUNK_ROWS = 4096
+_KEPT_ENTRIES = 30_000_000
 
 
-class NewtonBatch:
-    """M problems solved together on the same rows.
+@dataclass
+class Problems:
+    """M problems: ``Y`` (M, N) in {0, 1}, ``weighted`` (M, N) C times each row's weight, ``offset`` (M, N) or None."""
 
-    ``rows`` (N, r) float64, ``rows32`` the same in float32, or both the same float32 tensor; ``Y`` (M, N) in {0, 1},
-    ``omega`` (M, N) the weight of each row in each problem, ``C`` (M,), ``offset`` (M, N) what is added to each logit.
-    """
+    Y: Tensor
+    weighted: Tensor
+    offset: Tensor | None
 
-    def __init__(
-        self,
-        rows: Tensor,
-        rows32: Tensor,
-        Y: Tensor,
-        omega: Tensor,
-        C: Tensor,
-        offset: Tensor | None = None,
-        *,
-        tolerance: float = EXACT,
-    ) -> None:
-        self.rows, self.rows32 = rows, rows32
-        single = rows.dtype == torch.float32
-        self.tolerance = max(tolerance, _SINGLE) if single else tolerance
-        self.rounding = 1e-8 if single else 1e-13
-        # Squares are kept where they are small: they are read in every Newton step.
-        self.squares32 = None if single else rows32.square()
-        self.Y, self.weighted = Y, omega * C[:, None]
-        share = (omega * Y).sum(1) / omega.sum(1)
-        self.b = torch.log(share) - torch.log1p(-share)
-        self.w = torch.zeros(len(Y), rows.shape[1], dtype=torch.float64, device=rows.device)
-        self.eta = self.b[:, None].expand(Y.shape).clone()
-        if offset is not None:
-            # The intercept starts where the mean logit is that of the share.
-            self.b -= (omega * offset).sum(1) / omega.sum(1)
-            self.eta = self.b[:, None] + offset
-        everything = torch.arange(len(Y), device=rows.device)
-        self.f = self._values(self.eta, self.w, everything)
-        self.converged = torch.zeros(len(Y), dtype=torch.bool, device=rows.device)
-
-    def run(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-        """w (M, r), b (M,), objective (M,), converged (M,), Newton steps."""
-        live = torch.arange(len(self.Y), device=self.Y.device)
-        steps = 0
-        while len(live) and steps < MAX_NEWTON_STEPS:
-            steps += 1
-            moved = self._newton_step(live)
-            live = live[moved & ~self.converged[live]]
-        return self.w, self.b, self.f, self.converged, steps
-
-    def _values(self, eta: Tensor, w: Tensor, which: Tensor) -> Tensor:
-        """The objective: log(1 + exp(-m)) with m the signed margin, written without cancellation."""
+    def values(self, eta: Tensor, norms: Tensor, which: Tensor) -> Tensor:
+        """Objectives: log(1 + exp(-m)) with m the signed margin, written without cancellation; norms are ||w||^2."""
         margin = (2 * self.Y[which] - 1) * eta
         losses = torch.nn.functional.softplus(-margin, threshold=700)
-        return 0.5 * w.square().sum(1) + (self.weighted[which] * losses).sum(1)
+        return 0.5 * norms + (self.weighted[which] * losses).sum(1)
 
-    def _newton_step(self, live: Tensor) -> Tensor:
-        """One step of the problems ``live``; True for those that could lower their objective."""
-        p, q = torch.sigmoid(self.eta[live]), torch.sigmoid(-self.eta[live])
-        weighted = self.weighted[live]
-        slope = weighted * torch.where(self.Y[live] > 0.5, -q, p)
-        grad_w = self.w[live] + self._times_rows(slope)
-        grad_b = slope.sum(1)
-        step_w, step_b, solved = self._direction(grad_w, grad_b, weighted * p * q, self.f[live])
-        slope0 = (grad_w * step_w).sum(1) + grad_b * step_b
-        step_eta = (step_w.to(self.rows.dtype) @ self.rows.T).double() + step_b[:, None]
-        moved = self._line_search(live, step_w, step_b, step_eta, slope0)
-        self.converged[live] = solved & (-slope0 <= self.tolerance * self.f[live])
-        return moved
+    def slopes(self, eta: Tensor, which: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivatives (m, N) of the losses with respect to the logits."""
+        p, q = torch.sigmoid(eta), torch.sigmoid(-eta)
+        weighted = self.weighted[which]
+        return weighted * torch.where(self.Y[which] > 0.5, -q, p), weighted * p * q
 
-    def _line_search(self, live: Tensor, step_w: Tensor, step_b: Tensor, step_eta: Tensor, slope0: Tensor) -> Tensor:
-        """Halve each step until it lowers its objective enough, and take it; False where none does."""
-        f0, w0, eta0 = self.f[live], self.w[live], self.eta[live]
-        length = torch.ones_like(f0)
-        rounding = self.rounding * f0.abs()
-        for _ in range(MAX_HALVINGS):
-            value = self._values(eta0 + length[:, None] * step_eta, w0 + length[:, None] * step_w, live)
-            # `value <= ...` is False for a value that is not finite.
-            good = value <= f0 + 1e-4 * length * slope0 + rounding
-            if bool(good.all()):
-                break
-            length = torch.where(good, length, length / 2)
-        length = torch.where(good, length, 0.0)
-        self.w[live] = w0 + length[:, None] * step_w
-        self.b[live] += length * step_b
-        self.eta[live] = eta0 + length[:, None] * step_eta
-        self.f[live] = torch.where(good, value, f0)
-        return length > 0
 
-    def _direction(self, grad_w: Tensor, grad_b: Tensor, curvature: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass
+class State:
+    """Where M problems are: logits ``eta`` (M, N), ``b`` (M,), objective ``f`` (M,), ``converged`` (M,)."""
+
+    eta: Tensor
+    b: Tensor
+    f: Tensor
+    converged: Tensor
+    n_steps: int = 0
+
+
+def start(problems: Problems, omega: Tensor) -> State:
+    """No weights, and the intercept at which the mean logit is that of the share of positives."""
+    total = omega.sum(1)
+    share = (omega * problems.Y).sum(1) / total
+    b = torch.log(share) - torch.log1p(-share)
+    eta = b[:, None].expand(problems.Y.shape).clone()
+    if problems.offset is not None:
+        b = b - (omega * problems.offset).sum(1) / total
+        eta = b[:, None] + problems.offset
+    everything = torch.arange(len(b), device=b.device)
+    f = problems.values(eta, torch.zeros_like(b), everything)
+    return State(eta, b, f, torch.zeros(len(b), dtype=torch.bool, device=b.device))
+
+
+class Directions:
+    """Newton directions in a basis: the products of its rows that conjugate gradients need, in float32."""
+
+    def __init__(self, basis: Basis) -> None:
+        self.rows = basis.rows
+        self._squares = self.rows.square() if self.rows.numel() <= _KEPT_ENTRIES else None
+
+    def forward(self, w: Tensor) -> Tensor:
+        """w (M, r) float64 times the rows, (M, N) float64."""
+        return (w.float() @ self.rows.T).double()
+
+    def backward(self, values: Tensor) -> Tensor:
+        """values (M, N) times the rows (N, r), float32 products summed in float64 over chunks: (M, r) float64."""
+        total = torch.zeros(len(values), self.rows.shape[1], dtype=torch.float64, device=values.device)
+        for begin in range(0, len(self.rows), _CHUNK_ROWS):
+            where = slice(begin, begin + _CHUNK_ROWS)
+            total += (values[:, where].float() @ self.rows[where]).double()
+        return total
+
+    def direction(self, grad_w: Tensor, grad_b: Tensor, curvature: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The Newton direction by preconditioned conjugate gradients, and whether each residual got small."""
         curvature32 = curvature.float()
         residual = -torch.cat([grad_w, grad_b[:, None]], dim=1)
@@ -137,27 +124,117 @@ class NewtonBatch:
         return x[:, :-1], x[:, -1], rho <= wanted
 
     def _curve(self, d: Tensor, curvature32: Tensor) -> Tensor:
-        """The Hessian times d (M, r + 1), the long products in float32."""
+        """The Hessian times d (M, r + 1)."""
         thin = d.float()
-        inner = curvature32 * (thin[:, :-1].contiguous() @ self.rows32.T + thin[:, -1:])
-        return torch.cat([d[:, :-1] + (inner @ self.rows32).double(), inner.sum(1, keepdim=True).double()], dim=1)
-
-    def _times_rows(self, values: Tensor) -> Tensor:
-        """values (M, N) float64 @ rows (N, r), float32 products being summed in float64 over chunks of rows."""
-        if self.rows.dtype == torch.float64:
-            return values @ self.rows
-        total = torch.zeros(len(values), self.rows.shape[1], dtype=torch.float64, device=values.device)
-        for start in range(0, len(self.rows), _CHUNK_ROWS):
-            where = slice(start, start + _CHUNK_ROWS)
-            total += (values[:, where].float() @ self.rows[where]).double()
-        return total
+        inner = curvature32 * (thin[:, :-1].contiguous() @ self.rows.T + thin[:, -1:])
+        return torch.cat([d[:, :-1] + (inner @ self.rows).double(), inner.sum(1, keepdim=True).double()], dim=1)
 
     def _diagonal(self, curvature32: Tensor) -> Tensor:
         """What the losses add to the Hessian's diagonal, (M, r) float64."""
-        if self.squares32 is not None:
-            return (curvature32 @ self.squares32).double()
-        total = torch.zeros(len(curvature32), self.rows32.shape[1], dtype=torch.float64, device=curvature32.device)
-        for start in range(0, len(self.rows32), _CHUNK_ROWS):
-            where = slice(start, start + _CHUNK_ROWS)
-            total += (curvature32[:, where] @ self.rows32[where].square()).double()
+        if self._squares is not None:
+            return (curvature32 @ self._squares).double()
+        total = torch.zeros(len(curvature32), self.rows.shape[1], dtype=torch.float64, device=curvature32.device)
+        for begin in range(0, len(self.rows), _CHUNK_ROWS):
+            where = slice(begin, begin + _CHUNK_ROWS)
+            total += (curvature32[:, where] @ self.rows[where].square()).double()
         return total
+
+
+def propose(problems: Problems, state: State, directions: Directions, tolerance: float) -> Tensor:
+    """Solve in the basis, from no weights: coordinates (M, r); ``state`` is brought to the solutions."""
+    w = torch.zeros(len(state.b), directions.rows.shape[1], dtype=torch.float64, device=state.b.device)
+    live = torch.arange(len(state.b), device=state.b.device)
+    while len(live) and state.n_steps < MAX_NEWTON_STEPS:
+        state.n_steps += 1
+        slope, curvature = problems.slopes(state.eta[live], live)
+        grad_w, grad_b = w[live] + directions.backward(slope), slope.sum(1)
+        step_w, step_b, solved = directions.direction(grad_w, grad_b, curvature, state.f[live])
+        step_eta = directions.forward(step_w) + step_b[:, None]
+        decrement = -((grad_w * step_w).sum(1) + grad_b * step_b)
+        length = search(problems, state, live, (w[live], step_w), step_b, step_eta, decrement, torch.float32)
+        w[live] += length[:, None] * step_w
+        state.converged[live] = solved & (decrement <= tolerance * state.f[live])
+        live = live[(length > 0) & ~state.converged[live]]
+    return w
+
+
+def refine(
+    problems: Problems, state: State, Z: StandardRows, basis: Basis, directions: Directions, w: Tensor
+) -> Tensor:
+    """Go on from weights near ``w`` (M, r) in the basis to the optimum on the exact rows: weights (M, D) float64.
+
+    Wide rows keep their weights as Z^T alpha. There the Newton step is found from the residual of alpha = -slopes, which
+    holds at the optimum: no small eigenvalue is divided by.
+    """
+    live = torch.arange(len(state.b), device=state.b.device)
+    added = 0.0 if problems.offset is None else problems.offset
+    state.converged[:] = False
+    alpha = -problems.slopes(state.eta, live)[0] if basis.wide else None
+    weights = Z.backward(alpha) if alpha is not None else w @ _vectors(basis).double().T
+    state.eta = Z.forward(weights) + state.b[:, None] + added
+    state.f = problems.values(state.eta, weights.square().sum(1), live)
+    for _ in range(MAX_REFINEMENTS):
+        if not len(live):
+            break
+        state.n_steps += 1
+        slope, curvature = problems.slopes(state.eta[live], live)
+        grad_b = slope.sum(1)
+        if alpha is not None:
+            residual = alpha[live] + slope
+            grad, reduced = Z.backward(residual), directions.backward(residual)
+        else:
+            residual = grad = weights[live] + Z.backward(slope)
+            reduced = (grad.float() @ _vectors(basis)).double()
+        step, step_b, solved = directions.direction(reduced, grad_b, curvature, state.f[live])
+        if alpha is not None:
+            step_alpha = -residual - curvature * (directions.forward(step) + step_b[:, None])
+            step_w = Z.backward(step_alpha)
+        else:
+            step_w = (step.float() @ _vectors(basis).T).double()
+        step_eta = Z.forward(step_w) + step_b[:, None]
+        decrement = -((grad * step_w).sum(1) + grad_b * step_b)
+        length = search(problems, state, live, (weights[live], step_w), step_b, step_eta, decrement, torch.float64)
+        weights[live] += length[:, None] * step_w
+        if alpha is not None:
+            alpha[live] += length[:, None] * step_alpha
+        state.converged[live] = solved & (decrement <= EXACT * state.f[live])
+        live = live[(length > 0) & ~state.converged[live]]
+    return weights
+
+
+def search(
+    problems: Problems,
+    state: State,
+    live: Tensor,
+    weights: tuple[Tensor, Tensor],
+    step_b: Tensor,
+    step_eta: Tensor,
+    decrement: Tensor,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Halve each step until it lowers its objective enough; how much of each was taken, 0 where none does.
+
+    ``weights`` are those now and their step. Logits, intercept and objective are brought to the new place; products
+    were made in ``dtype``.
+    """
+    f0, eta0, (w0, step_w) = state.f[live], state.eta[live], weights
+    length = torch.ones_like(f0)
+    rounding = _ROUNDING[dtype] * f0.abs()
+    for _ in range(MAX_HALVINGS):
+        norms = (w0 + length[:, None] * step_w).square().sum(1)
+        value = problems.values(eta0 + length[:, None] * step_eta, norms, live)
+        # `value <= ...` is False for a value that is not finite.
+        good = value <= f0 - 1e-4 * length * decrement + rounding
+        if bool(good.all()):
+            break
+        length = torch.where(good, length, length / 2)
+    length = torch.where(good, length, 0.0)
+    state.b[live] += length * step_b
+    state.eta[live] = eta0 + length[:, None] * step_eta
+    state.f[live] = torch.where(good, value, f0)
+    return length
+
+
+def _vectors(basis: Basis) -> Tensor:
+    assert basis.vectors is not None
+    return basis.vectors

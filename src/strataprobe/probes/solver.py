@@ -1,17 +1,15 @@
 """Exact L2 logistic regression for many columns and many values of C at once, in one batch of right-hand sides.
 
-The objective is scikit-learn's, on standardised features: 0.5 ||w||^2 + C * sum of log losses, the intercept free. The
-rows are rotated once into the eigenbasis of their Gram matrix (N < D) or of their scatter matrix (N >= D); there a
-truncated Newton method with diagonally preconditioned conjugate gradients takes few steps, and each step is one or two
-products of the (N, r) rows with a batch of columns. Directions are found in float32. Gradients and logits are float64,
-so the optimum is that of float64; on more than ``_SINGLE_ENTRIES`` entries they are float32 products summed in float64,
-which moves the objective by less than 1e-7 of itself and halves time and memory. Features are standardised inside, so
-the size of the activations does not matter.
+The objective is scikit-learn's, on standardised features: 0.5 ||w||^2 + C * sum of log losses, the intercept free. One
+decomposition of the rows (``basis.py``) serves every column and C; a truncated Newton method with preconditioned conjugate
+gradients (``newton.py``) solves them together, each step one or two products of the (N, r) rows with a batch of columns.
+Decomposition and directions are float32, values and gradients float64, so the optimum is that of float64. Features are
+standardised inside, so the size of the activations does not matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strataprobe.errors import DataError, OptionError
-from strataprobe.probes.newton import EXACT, NewtonBatch
+from strataprobe.probes.basis import Basis, StandardRows, raw_chunks
+from strataprobe.probes.newton import EXACT, SINGLE, Directions, Problems, State, propose, refine, start
 
 Float64 = NDArray[np.float64]
 
 # Columns are solved together up to this many entries of an (N, M) array.
 _BLOCK_ENTRIES = 20_000_000
-# Rows of more entries than this are held in float32 alone.
-_SINGLE_ENTRIES = 30_000_000
-# So many times D rows are enough to find a basis in which the scatter of all of them is nearly diagonal.
-_BASIS_ROWS = 4
-# Rows converted or multiplied at a time.
-_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,30 +91,14 @@ class LogisticProblem:
         if rows.ndim != 2 or min(rows.shape) < 1:
             raise DataError(f"activations of shape {tuple(rows.shape)} cannot be fitted: rows by width are needed.")
         rows = rows.to(device)
-        N, D = rows.shape
-        self._single = N >= D and N * D > _SINGLE_ENTRIES
         self.mean, self.scale, self._varies = _standardisation(rows)
         if scale is not None:
-            self.scale = _given_scale(scale, D).to(rows.device)
-        self._Z: Tensor | None = None
-        self._basis: Tensor
-        if self._single:
-            self._rows32, self._basis = _rotated_in_float32(rows, self.mean, self.scale, self._varies)
-            self._rows = self._rows32
-            return
-        Z = rows.to(torch.float64) - self.mean
-        Z /= self.scale
-        Z[:, ~self._varies] = 0.0
-        if N < D:
-            squares, vectors = torch.linalg.eigh(Z @ Z.T)
-            squares, vectors = _positive(squares, vectors, max(N, D))
-            self._rows = vectors * squares.sqrt()
-            self._Z, self._basis = Z, vectors / squares.sqrt()
-        else:
-            squares, vectors = torch.linalg.eigh(Z.T @ Z)
-            _, self._basis = _positive(squares, vectors, max(N, D))
-            self._rows = Z @ self._basis
-        self._rows32 = self._rows.float()
+            self.scale = _given_scale(scale, rows.shape[1]).to(rows.device)
+        self._Z = StandardRows(rows, self.mean, self.scale, self._varies)
+        self._use(Basis(self._Z))
+
+    def _use(self, basis: Basis) -> None:
+        self._basis, self._directions = basis, Directions(basis)
 
     def solve(
         self, Y: Any, Cs: Sequence[float], *, weights: Any = None, offset: Any = None, tolerance: float = EXACT
@@ -129,16 +106,16 @@ class LogisticProblem:
         """Every column of Y (N, K) for every C; see ``fit_logistic_path``.
 
         ``offset`` (N,) or (N, K) is added to the logits while fitting and is no part of the result. ``tolerance`` is how
-        far from the optimum, as a share of the objective, a problem may end.
+        far from the optimum, as a share of the objective, a problem may end; ``SINGLE`` and more save the float64 steps.
         """
-        Y64 = _columns(Y).to(self._rows.device)
+        Y64 = _columns(Y).to(self.mean.device)
         K, n = Y64.shape[1], len(Cs)
         C = torch.tensor([float(c) for c in Cs for _ in range(K)], dtype=torch.float64, device=Y64.device)
         return self._solve(Y64, weights, offset, C, tuple(float(c) for c in Cs), (n, K), tolerance)
 
     def solve_each(self, Y: Any, C: Sequence[float], *, weights: Any = None, offset: Any = None) -> LogisticPath:
         """Column k of Y (N, K) with C[k] only: a path of one entry, whose ``Cs`` holds the K values."""
-        Y64 = _columns(Y).to(self._rows.device)
+        Y64 = _columns(Y).to(self.mean.device)
         if len(C) != Y64.shape[1]:
             raise DataError(f"{len(C)} values of C for {Y64.shape[1]} columns: give one for each.")
         values = tuple(float(c) for c in C)
@@ -155,7 +132,7 @@ class LogisticProblem:
         shape: tuple[int, int],
         tolerance: float,
     ) -> LogisticPath:
-        N, K = self._rows.shape[0], Y.shape[1]
+        N, K = self._Z.shape[0], Y.shape[1]
         if Y.shape[0] != N:
             raise DataError(f"{Y.shape[0]} labels for {N} rows of activations: give one for each.")
         if not bool((C > 0).all()) or not bool(torch.isfinite(C).all()):
@@ -164,15 +141,13 @@ class LogisticProblem:
         added = None if offset is None else _columns(offset).to(Y.device).expand(N, K)
         block = max(1, _BLOCK_ENTRIES // N)
         parts = []
-        for start in range(0, C.shape[0], block):
-            these = torch.arange(start, min(start + block, C.shape[0]))
-            own = (Y.T[these % K], omega.T[these % K], C[these], None if added is None else added.T[these % K])
-            parts.append(NewtonBatch(self._rows, self._rows32, *own, tolerance=tolerance).run())
-        coefficients = torch.cat([p[0] for p in parts])
-        at_centre = torch.cat([p[1] for p in parts])
-        standardised = coefficients @ self._basis.to(torch.float64).T
-        if self._Z is not None:
-            standardised = standardised @ self._Z
+        for begin in range(0, C.shape[0], block):
+            these = torch.arange(begin, min(begin + block, C.shape[0]))
+            own = omega.T[these % K]
+            problems = Problems(Y.T[these % K], own * C[these, None], None if added is None else added.T[these % K])
+            parts.append(self._solve_block(problems, own, tolerance))
+        standardised = torch.cat([p[0] for p in parts])
+        at_centre = torch.cat([p[1].b for p in parts])
         weight = torch.where(self._varies, standardised / self.scale, 0.0)
         bias = at_centre - weight @ self.mean
         return LogisticPath(
@@ -181,10 +156,24 @@ class LogisticProblem:
             bias=bias.reshape(shape).cpu().numpy(),
             centre=self.mean.cpu().numpy(),
             bias_at_centre=at_centre.reshape(shape).cpu().numpy(),
-            objective=torch.cat([p[2] for p in parts]).reshape(shape).cpu().numpy(),
-            converged=torch.cat([p[3] for p in parts]).reshape(shape).cpu().numpy(),
-            n_iterations=max(p[4] for p in parts),
+            objective=torch.cat([p[1].f for p in parts]).reshape(shape).cpu().numpy(),
+            converged=torch.cat([p[1].converged for p in parts]).reshape(shape).cpu().numpy(),
+            n_iterations=max(p[1].n_steps for p in parts),
         )
+
+    def _solve_block(self, problems: Problems, omega: Tensor, tolerance: float) -> tuple[Tensor, State]:
+        """Weights (M, D) on standardised features, and where they ended."""
+        state = start(problems, omega)
+        w = propose(problems, state, self._directions, max(tolerance, SINGLE))
+        if tolerance >= SINGLE:
+            if not self._basis.wide:
+                return w @ self._basis.vectors.double().T, state
+            return self._Z.backward(-problems.slopes(state.eta, torch.arange(len(w)))[0]), state
+        weights = refine(problems, state, self._Z, self._basis, self._directions, w)
+        if not bool(state.converged.all()) and not self._basis.exact:
+            self._use(Basis(self._Z, exact=True))
+            return self._solve_block(problems, omega, tolerance)
+        return weights, state
 
 
 def feature_scale(X: Any) -> NDArray[np.float32]:
@@ -203,24 +192,17 @@ def _columns(Y: Any) -> Tensor:
     return Y64[:, None] if Y64.ndim == 1 else Y64
 
 
-def _chunks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Places and float64 copies of some rows at a time."""
-    for start in range(0, len(rows), _CHUNK_ROWS):
-        where = slice(start, start + _CHUNK_ROWS)
-        yield where, rows[where].to(torch.float64, copy=True)
-
-
 def _standardisation(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean (D,), standard deviation (D,) with 1 for constant features, and which features vary, all in float64."""
     N = len(rows)
     mean = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for _, part in _chunks(rows):
+    for _, part in raw_chunks(rows):
         mean += part.sum(0)
     mean /= N
     if not bool(torch.isfinite(mean).all()):
         raise DataError("the activations hold values that are not finite: capture them again.")
     rest, squares = torch.zeros_like(mean), torch.zeros_like(mean)
-    for _, part in _chunks(rows):
+    for _, part in raw_chunks(rows):
         part -= mean
         rest += part.sum(0)
         squares += part.square_().sum(0)
@@ -238,32 +220,6 @@ def _given_scale(scale: Any, width: int) -> Tensor:
     if given.shape != (width,) or not bool((torch.isfinite(given) & (given > 0)).all()):
         raise DataError(f"a scale must hold {width} positive numbers, one for each feature.")
     return given
-
-
-def _rotated_in_float32(rows: Tensor, mean: Tensor, scale: Tensor, varies: Tensor) -> tuple[Tensor, Tensor]:
-    """Standardised rows (N, D) in a basis (D, D) that makes their scatter nearly diagonal, both float32.
-
-    The basis comes from every (N / 4 D)th row or so: it speeds the solution and does not change it.
-    """
-    Z = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
-    for where, part in _chunks(rows):
-        part -= mean
-        part /= scale
-        part[:, ~varies] = 0.0
-        Z[where] = part
-    some = Z[:: max(1, len(Z) // (_BASIS_ROWS * Z.shape[1]))]
-    basis = torch.linalg.eigh(some.T @ some)[1]
-    for start in range(0, len(Z), _CHUNK_ROWS):
-        Z[start : start + _CHUNK_ROWS] = Z[start : start + _CHUNK_ROWS] @ basis
-    return Z, basis
-
-
-def _positive(squares: Tensor, vectors: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The eigenpairs above rounding; one is kept where all are zero (constant features only)."""
-    keep = squares > squares[-1] * size * torch.finfo(torch.float64).eps
-    if not bool(keep.any()):
-        return torch.ones_like(squares[-1:]), torch.zeros_like(vectors[:, -1:])
-    return squares[keep], vectors[:, keep]
 
 
 def _masked(Y: Tensor, weights: Any) -> tuple[Tensor, Tensor]:
