@@ -1,7 +1,8 @@
 """Standardised rows, exactly in float64, and in a float32 basis in which Newton's method is fast.
 
-The basis diagonalises the Gram matrix of the rows (N < D) or their scatter matrix (N >= D), one decomposition for every
-column and C. Being float32 it only proposes steps; what is a solution is decided with the exact rows.
+The basis diagonalises the Gram matrix of the rows (N < D) or their scatter matrix (N >= D; of a part of the rows where
+they are many), one decomposition for every column and C. Being float32 it only proposes steps; what is a solution is
+decided with the exact rows.
 """
 
 from __future__ import annotations
@@ -64,25 +65,25 @@ class StandardRows:
 
 
 class Basis:
-    """``rows`` (N, r) float32: the standardised rows in the basis, their scatter nearly diagonal.
+    """``rows`` (N, r) float32: the standardised rows, as they are proposed steps on.
 
-    ``wide`` when N < D: weights are then Z^T alpha, with alpha (M, N), and ``vectors`` is None; otherwise they are
-    ``vectors`` (D, D) float32 times coordinates. ``exact`` decomposes in float64, for problems that float32 cannot settle.
+    ``wide`` when N < D: rows in the eigenbasis of their Gram matrix, so that their scatter is diagonal; weights are then
+    Z^T alpha, with alpha (M, N). Otherwise the rows themselves, with the ``vectors`` (D, D) and ``spectrum`` (D,) of their
+    scatter. ``exact`` decomposes in float64, for problems that float32 cannot settle.
     """
 
     def __init__(self, Z: StandardRows, *, exact: bool = False) -> None:
         N, D = Z.shape
         self.wide, self.exact = N < D, exact
         self.vectors: Tensor | None = None
+        self.spectrum: Tensor | None = None
         if self.wide:
             self.rows = _rows_of_gram(next(Z.chunks())[1] if exact and Z.raw.numel() <= _KEPT_ENTRIES else Z.single())
             return
-        single = Z.single()
-        some = single[:: max(1, N // (_BASIS_ROWS * D))].to(torch.float64 if exact else torch.float32)
-        vectors = torch.linalg.eigh(some.T @ some)[1].float()
-        for start in range(0, N, _CHUNK_ROWS):
-            single[start : start + _CHUNK_ROWS] = single[start : start + _CHUNK_ROWS] @ vectors
-        self.rows, self.vectors = single, vectors
+        self.rows = Z.single()
+        some = self.rows[:: max(1, N // (_BASIS_ROWS * D))].to(torch.float64 if exact else torch.float32)
+        squares, vectors = torch.linalg.eigh(some.T @ some)
+        self.vectors, self.spectrum = vectors.float(), squares.clamp(min=0).double() * (N / len(some))
 
 
 def _rows_of_gram(rows: Tensor) -> Tensor:

@@ -25,9 +25,8 @@ EXACT = 1e-11
 # ... and from here about what float32 products resolve.
 SINGLE = 1e-7
 _ROUNDING = {torch.float32: 1e-8, torch.float64: 1e-13}
-# Rows whose squares are formed at a time, and entries up to which they are kept.
+# Rows whose float32 products are summed at a time.
 _CHUNK_ROWS = 4096
-_KEPT_ENTRIES = 30_000_000
 
 
 @dataclass
@@ -80,8 +79,8 @@ class Directions:
     """Newton directions in a basis: the products of its rows that conjugate gradients need, in float32."""
 
     def __init__(self, basis: Basis) -> None:
-        self.rows = basis.rows
-        self._squares = self.rows.square() if self.rows.numel() <= _KEPT_ENTRIES else None
+        self.basis, self.rows = basis, basis.rows
+        self._squares = self.rows.square() if basis.wide else None
 
     def forward(self, w: Tensor) -> Tensor:
         """w (M, r) float64 times the rows, (M, N) float64."""
@@ -99,10 +98,9 @@ class Directions:
         """The Newton direction by preconditioned conjugate gradients, and whether each residual got small."""
         curvature32 = curvature.float()
         residual = -torch.cat([grad_w, grad_b[:, None]], dim=1)
-        diagonal = torch.cat([1 + self._diagonal(curvature32), curvature.sum(1, keepdim=True)], dim=1)
-        diagonal[:, -1].clamp_(min=1e-290)
+        diagonal = self._diagonal(curvature, curvature32)
         x = torch.zeros_like(residual)
-        direction = residual / diagonal
+        direction = self._conditioned(residual, diagonal)
         rho = (residual * direction).sum(1)
         # Far from the optimum a rough direction will do; the residual wanted shrinks with the gradient.
         wanted = (rho / f).pow(0.25).clamp(min=1e-2, max=0.5).square() * rho
@@ -115,7 +113,7 @@ class Directions:
             alpha = rho[live] / (d * product).sum(1)
             x[live] += alpha[:, None] * d
             r = residual[live] - alpha[:, None] * product
-            z = r / diagonal[live]
+            z = self._conditioned(r, diagonal[live])
             rho_new = (r * z).sum(1)
             residual[live] = r
             direction[live] = z + (rho_new / rho[live])[:, None] * d
@@ -129,15 +127,21 @@ class Directions:
         inner = curvature32 * (thin[:, :-1].contiguous() @ self.rows.T + thin[:, -1:])
         return torch.cat([d[:, :-1] + (inner @ self.rows).double(), inner.sum(1, keepdim=True).double()], dim=1)
 
-    def _diagonal(self, curvature32: Tensor) -> Tensor:
-        """What the losses add to the Hessian's diagonal, (M, r) float64."""
+    def _diagonal(self, curvature: Tensor, curvature32: Tensor) -> Tensor:
+        """(M, r + 1): the Hessian's diagonal in the eigenbasis; for rows not in it, with the mean curvature for each."""
+        total = curvature.sum(1, keepdim=True).clamp(min=1e-290)
         if self._squares is not None:
-            return (curvature32 @ self._squares).double()
-        total = torch.zeros(len(curvature32), self.rows.shape[1], dtype=torch.float64, device=curvature32.device)
-        for begin in range(0, len(self.rows), _CHUNK_ROWS):
-            where = slice(begin, begin + _CHUNK_ROWS)
-            total += (curvature32[:, where] @ self.rows[where].square()).double()
-        return total
+            return torch.cat([1 + (curvature32 @ self._squares).double(), total], dim=1)
+        assert self.basis.spectrum is not None
+        return torch.cat([1 + total / len(self.rows) * self.basis.spectrum, total], dim=1)
+
+    def _conditioned(self, residual: Tensor, diagonal: Tensor) -> Tensor:
+        """residual (M, r + 1) divided by the diagonal in the eigenbasis."""
+        if self.basis.wide:
+            return residual / diagonal
+        assert self.basis.vectors is not None
+        turned = residual[:, :-1].float() @ self.basis.vectors / diagonal[:, :-1].float()
+        return torch.cat([(turned @ self.basis.vectors.T).double(), residual[:, -1:] / diagonal[:, -1:]], dim=1)
 
 
 def propose(problems: Problems, state: State, directions: Directions, tolerance: float) -> Tensor:
@@ -170,7 +174,7 @@ def refine(
     added = 0.0 if problems.offset is None else problems.offset
     state.converged[:] = False
     alpha = -problems.slopes(state.eta, live)[0] if basis.wide else None
-    weights = Z.backward(alpha) if alpha is not None else w @ _vectors(basis).double().T
+    weights = w if alpha is None else Z.backward(alpha)
     state.eta = Z.forward(weights) + state.b[:, None] + added
     state.f = problems.values(state.eta, weights.square().sum(1), live)
     for _ in range(MAX_REFINEMENTS):
@@ -183,14 +187,11 @@ def refine(
             residual = alpha[live] + slope
             grad, reduced = Z.backward(residual), directions.backward(residual)
         else:
-            residual = grad = weights[live] + Z.backward(slope)
-            reduced = (grad.float() @ _vectors(basis)).double()
-        step, step_b, solved = directions.direction(reduced, grad_b, curvature, state.f[live])
+            grad = reduced = weights[live] + Z.backward(slope)
+        step_w, step_b, solved = directions.direction(reduced, grad_b, curvature, state.f[live])
         if alpha is not None:
-            step_alpha = -residual - curvature * (directions.forward(step) + step_b[:, None])
+            step_alpha = -residual - curvature * (directions.forward(step_w) + step_b[:, None])
             step_w = Z.backward(step_alpha)
-        else:
-            step_w = (step.float() @ _vectors(basis).T).double()
         step_eta = Z.forward(step_w) + step_b[:, None]
         decrement = -((grad * step_w).sum(1) + grad_b * step_b)
         length = search(problems, state, live, (weights[live], step_w), step_b, step_eta, decrement, torch.float64)
@@ -233,8 +234,3 @@ def search(
     state.eta[live] = eta0 + length[:, None] * step_eta
     state.f[live] = torch.where(good, value, f0)
     return length
-
-
-def _vectors(basis: Basis) -> Tensor:
-    assert basis.vectors is not None
-    return basis.vectors

@@ -167,7 +167,7 @@ class LogisticProblem:
         w = propose(problems, state, self._directions, max(tolerance, SINGLE))
         if tolerance >= SINGLE:
             if not self._basis.wide:
-                return w @ self._basis.vectors.double().T, state
+                return w, state
             return self._Z.backward(-problems.slopes(state.eta, torch.arange(len(w)))[0]), state
         weights = refine(problems, state, self._Z, self._basis, self._directions, w)
         if not bool(state.converged.all()) and not self._basis.exact:
