@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from strataprobe.errors import DataError, OptionError, ProbeError
 from strataprobe.probes.crossval import check_folds, class_columns, cross_validate, make_folds, out_of_fold_logits
 from strataprobe.probes.families import get_family
-from strataprobe.probes.layerfit import Rows, calibrated
+from strataprobe.probes.layerfit import LayerResult, Rows, calibrated
+from strataprobe.probes.parallel import in_threads, workers_for
 from strataprobe.probes.probe import ProbeSet
 from strataprobe.probes.solver import feature_scale
 from strataprobe.progress import Progress
@@ -89,19 +90,20 @@ def fit(
     check_folds(folds, codes, names)
     rows = Rows([str(i) for i in kept], codes, of_row, folds)
     info = {name: str(acts.info.get(name, "")) for name in INFO_FIELDS}
+    Y = class_columns(codes, len(names))
+
+    def fit_one(layer: int) -> LayerResult:
+        X = acts.layer(layer)[kept]
+        if not np.isfinite(X).all():
+            raise DataError(f"the activations of layer {layer} hold values that are not finite: capture them again.")
+        crossed = cross_validate(fitter, X, Y, folds)
+        final = fitter.refit(X, Y, crossed.option_merit)
+        left_out = out_of_fold_logits(fitter, X, Y, folds, crossed.option_merit)
+        return calibrated(final, left_out, codes, crossed, rows, len(names), feature_scale(X))
+
     sets, cv_auc = {}, {}
     with Progress("fit", len(layers), "layers") as progress:
-        for layer in layers:
-            X = acts.layer(layer)[kept]
-            if not np.isfinite(X).all():
-                raise DataError(
-                    f"the activations of layer {layer} hold values that are not finite: capture them again."
-                )
-            Y = class_columns(codes, len(names))
-            crossed = cross_validate(fitter, X, Y, folds)
-            final = fitter.refit(X, Y, crossed.option_merit)
-            left_out = out_of_fold_logits(fitter, X, Y, folds, crossed.option_merit)
-            result = calibrated(final, left_out, codes, crossed, rows, len(names), feature_scale(X))
+        for layer, result in in_threads(fit_one, layers, workers_for(acts.layer(layers[0]).size)):
             sets[layer] = result.probe_set(names, layer, acts.readout, info)
             cv_auc[layer] = result.report["cv_auc"]
             progress.advance()
