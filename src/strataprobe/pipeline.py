@@ -34,7 +34,10 @@ _T = TypeVar("_T")
 
 @dataclass
 class RunOptions:
-    """Everything ``run`` takes. None and "auto" mean what the stages choose by themselves."""
+    """Everything ``run`` takes. None and "auto" mean what the stages choose by themselves.
+
+    ``training`` holds further arguments of ``train``: folds, device, options, calibration.
+    """
 
     recipe: Recipe | None
     model: Any
@@ -59,6 +62,7 @@ class RunOptions:
     device: str = "auto"
     keep_tokens: bool = False
     probe: str = "logistic"
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 class _Run:
@@ -171,7 +175,11 @@ def run(options: RunOptions) -> dict[str, Any]:
 
     job.step("texts_complete", "data", texts_that_can_be_trained_on)
     job.step("layers_captured", "activations", vectors)
-    job.step("trained", "probes", lambda: train(activations, probes, probe=options.probe, seed=options.seed))
+    job.step(
+        "trained",
+        "probes",
+        lambda: train(activations, probes, probe=options.probe, seed=options.seed, **options.training),
+    )
     comparison = job.step(
         "figure_made",
         "compare",

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from strataprobe.errors import DataError, OptionError
+from strataprobe.layerfile import write_layer_file
 from strataprobe.probes.calibration import sigmoid
 from strataprobe.probes.families.logistic import C_GRID
+from strataprobe.probes.files import TrainedProbes, load_oof, load_probes
 from strataprobe.probes.newton import MAX_NEWTON_STEPS
+from strataprobe.probes.pth import load_pth
+from strataprobe.probes.run import train
 from strataprobe.probes.solver import LogisticProblem, fit_logistic_path
+from strataprobe.store import layer_file_name
+
+Change = Callable[[np.ndarray], np.ndarray]
 
 
 def rows(n: int, d: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,6 +56,61 @@ def test_scaled_and_shifted_activations_give_the_same_probabilities(change: str,
     X, y = rows(*shape, seed=1)
     changed = CHANGES[change](X.astype(np.float64)).astype(np.float32)
     np.testing.assert_allclose(stored_probabilities(changed, y), stored_probabilities(X, y), atol=1e-4)
+
+
+def trained_on_layers(folder: Path, d: int, changes: Sequence[Change]) -> tuple[TrainedProbes, list[np.ndarray]]:
+    """Probes as the train stage files them, layer i + 1 on the same rows changed by changes[i], and their test rows."""
+    X, y = rows(300, d, seed=7)
+    splits = np.repeat(["train", "val", "test"], [180, 60, 60])
+    changed = [change(X.astype(np.float64)).astype(np.float32) for change in changes]
+    (folder / "activations").mkdir()
+    for layer, values in enumerate(changed, start=1):
+        parts = {
+            split: {
+                "activations": {"mean": values[splits == split]},
+                "labels": y[splits == split].astype(np.int64),
+                "ids": [f"text-{i}" for i in np.flatnonzero(splits == split)],
+                "groups": [f"group-{i // 2}" for i in np.flatnonzero(splits == split)],
+            }
+            for split in ("train", "val", "test")
+        }
+        attrs = {"model_name": "tiny", "label_names": ["negative", "positive"], "readouts": ["mean"]}
+        write_layer_file(folder / "activations" / layer_file_name(layer), splits=parts, attrs=attrs)
+    train(folder / "activations", folder / "probes")
+    return load_probes(folder / "probes"), [values[splits == "test"] for values in changed]
+
+
+@pytest.mark.parametrize("d", [30, 240])
+def test_from_activations_to_probe_files_size_and_place_of_a_layer_change_no_probability(
+    d: int, tmp_path: Path
+) -> None:
+    """The choice of C, the calibration, the threshold and the out-of-fold logits are the same too."""
+    probes, test_rows = trained_on_layers(tmp_path, d, [lambda X: X, *CHANGES.values()])
+    oof = load_oof(tmp_path / "probes").logits
+    plain = probes.sets["mean", 1]["positive"]
+    wanted = plain.probabilities(test_rows[0])
+    assert np.ptp(wanted) > 0.5
+    for layer, values in enumerate(test_rows, start=1):
+        probe = probes.sets["mean", layer]["positive"]
+        exported = load_pth(tmp_path / "probes" / f"layer_{layer}" / "probe_positive.pth")
+        np.testing.assert_allclose(probe.probabilities(values), wanted, atol=1e-4)
+        np.testing.assert_allclose(exported.probabilities(values), wanted, atol=1e-4)
+        np.testing.assert_allclose(oof["mean", layer], oof["mean", 1], atol=1e-3)
+        assert probe.extra["C"] == plain.extra["C"]
+        assert probe.threshold == pytest.approx(plain.threshold, abs=1e-4)
+
+
+@pytest.mark.parametrize("d", [30, 240])
+def test_from_activations_to_probe_files_a_shift_of_a_thousand_moves_no_logit_by_a_hundredth(
+    d: int, tmp_path: Path
+) -> None:
+    def shifted(X: np.ndarray) -> np.ndarray:
+        return X + 1000 * X.std(axis=0)
+
+    probes, test_rows = trained_on_layers(tmp_path, d, [lambda X: X, shifted])
+    near, far = (logit(probes.sets["mean", i]["positive"].probabilities(test_rows[i - 1])) for i in (1, 2))
+    assert np.ptp(near) > 1
+    np.testing.assert_allclose(far, near, atol=1e-2)
 
 
 def test_a_shift_of_a_thousand_deviations_moves_no_logit_by_a_hundredth() -> None:
@@ -111,7 +177,8 @@ def test_activations_without_any_variation_give_the_share_of_the_class() -> None
 def test_a_solver_that_is_stopped_early_says_that_it_did_not_converge(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = rows(60, 90, seed=5)
     assert MAX_NEWTON_STEPS > 20
-    monkeypatch.setattr("strataprobe.probes.newton.MAX_NEWTON_STEPS", 2)
+    monkeypatch.setattr("strataprobe.probes.newton.MAX_NEWTON_STEPS", 1)
+    monkeypatch.setattr("strataprobe.probes.newton.MAX_REFINEMENTS", 1)
     path = fit_logistic_path(X, y, C_GRID)
     assert not path.converged[-1, 0]
     assert path.n_iterations == 2

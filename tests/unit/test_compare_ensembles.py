@@ -3,8 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from strataprobe.compare.ensembles import combine_mean, combine_stacked, combine_vote, fit_stacker, fit_stackers
-from strataprobe.metrics import auc
+from strataprobe.compare.ensembles import (
+    calibrated_probabilities,
+    calibrations_of,
+    choose_greedily,
+    combine_mean,
+    combine_stacked,
+    combine_vote,
+    fit_stacker,
+    fit_stackers,
+)
+from strataprobe.metrics import auc, expected_calibration_error
 
 
 def mirrored(second: np.ndarray) -> np.ndarray:
@@ -89,3 +98,52 @@ def test_stackers_of_three_classes_are_fitted_one_against_the_rest() -> None:
     found = combine_stacked(logits, fit_stackers(logits, labels, np.arange(300)))
     assert found.shape == (300, 3)
     assert (found.argmax(axis=1) == labels).mean() > 0.85
+
+
+def complementary(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Logits (n, 4, 2) of which the second repeats the first, the third adds to it and the fourth is noise."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    signal = 1.5 * (2 * labels - 1)
+    first, third = (signal + 2 * rng.standard_normal(n) for _ in range(2))
+    columns = np.stack([first, first + 0.01 * rng.standard_normal(n), third, rng.standard_normal(n)], axis=1)
+    return mirrored(columns), labels, np.arange(n) // 2 % 5
+
+
+def test_greedy_choice_takes_the_layer_that_adds_and_leaves_the_copy_and_the_noise() -> None:
+    logits, labels, folds = complementary(4000, 0)
+    taken = choose_greedily(logits, labels, folds)
+    assert taken[0] in (0, 1)
+    assert 2 in taken
+    assert 3 not in taken
+    assert not {0, 1} <= set(taken)
+
+
+def test_greedy_choice_starts_where_told_and_stops_at_once_where_nothing_adds() -> None:
+    logits, labels, folds = complementary(1000, 1)
+    assert choose_greedily(logits, labels, folds, first=2)[0] == 2
+    assert choose_greedily(logits[:, :2], labels, folds, first=1) == [1]
+    perfect = mirrored(np.stack([10.0 * labels - 5, 20.0 * labels - 10], axis=1))
+    assert choose_greedily(perfect, labels, folds) == [0]
+
+
+def test_a_choice_without_an_auc_is_the_layer_given() -> None:
+    logits, labels, folds = complementary(100, 2)
+    assert choose_greedily(logits, np.zeros_like(labels), folds, first=3) == [3]
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_what_was_combined_is_calibrated_on_rows_of_no_fit(n_classes: int) -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, n_classes, 3000)
+    values = 3.0 * rng.standard_normal((3000, n_classes)) + 6.0 * np.eye(n_classes)[labels] + 7.0
+    if n_classes == 2:
+        values[:, 0] = -values[:, 1]
+    half = len(labels) // 2
+    found = calibrated_probabilities(values[half:], calibrations_of(values[:half], labels[:half]))
+    for c in range(n_classes):
+        assert expected_calibration_error(labels[half:] == c, found[:, c]) < 0.04
+        assert expected_calibration_error(labels[half:] == c, 1 / (1 + np.exp(-values[half:, c]))) > 0.2
+        assert auc(labels[half:] == c, found[:, c]) == pytest.approx(auc(labels[half:] == c, values[half:, c]))
+    if n_classes == 2:
+        assert (found.sum(axis=1) == 1.0).all()

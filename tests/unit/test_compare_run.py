@@ -89,14 +89,21 @@ def test_every_baseline_of_a_two_class_recipe_is_measured(document: dict[str, An
     assert finding(document, "C004")["level"] in ("ok", "warning")
 
 
-def test_three_ensembles_are_set_beside_the_best_layer(document: dict[str, Any]) -> None:
+def test_ensembles_are_set_beside_the_best_layer(document: dict[str, Any]) -> None:
     best = next(e for e in document["layers"] if e["layer"] == document["best_layer"])
-    assert set(document["ensembles"]) == {"mean", "vote", "stacked"}
-    for entry in document["ensembles"].values():
-        assert len(entry["layers"]) == 3
+    found = dict(document["ensembles"])
+    single = found.pop("single")
+    assert set(found) == {"mean", "vote", "stacked", "greedy"}
+    assert (single["layers"], single["test_auc"]) == ([best["layer"]], pytest.approx(best["test_auc"]))
+    assert single["minus_best"] is None
+    for name, entry in found.items():
+        assert len(entry["layers"]) == entry["n_layers"]
+        assert entry["n_layers"] == 3 or name == "greedy"
+        assert entry["cost_blocks"] == max(entry["layers"])
         assert set(entry["layers"]) <= {3, 4, 5, 6}
         assert entry["test_auc"] - best["test_auc"] == pytest.approx(entry["minus_best"])
         assert entry["minus_best_low"] <= entry["minus_best"] <= entry["minus_best_high"]
+        assert 0 <= entry["test_ece"] < 0.2
 
 
 def test_the_file_is_the_document_and_holds_finite_numbers_only(trained: Path, document: dict[str, Any]) -> None:
@@ -169,8 +176,8 @@ def test_missing_activations_are_named(trained: Path, tmp_path: Path) -> None:
     assert compare([tmp_path / "probes"], tmp_path, activations=[trained / "activations"])["best_layer"] is not None
 
 
-def test_two_probe_sets_at_once_are_refused_in_a_sentence(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="one probes folder"):
+def test_a_probe_set_beside_itself_is_refused_in_a_sentence(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="is given twice"):
         compare([trained / "probes"] * 2, tmp_path)
 
 

@@ -12,7 +12,8 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = REPO / "src" / "strataprobe"
 ROWS = (
-    ("errors", "locks", "progress", "metrics", "manifest", "recipe", "neardup", "bagofwords", "content", "textfiles"),
+    ("errors", "locks", "progress", "aucvariance", "intervals", "metrics", "classmeasures"),
+    ("manifest", "recipe", "neardup", "bagofwords", "content", "textfiles"),
     ("stagefolder", "dataset"),
     ("modelerrors", "modelfiles", "devices", "mixed", "models"),
     ("layerfile", "tokenfile", "store"),

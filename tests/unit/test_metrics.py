@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from strataprobe.intervals import max_t_pairs_quantile, max_t_quantile
 from strataprobe.metrics import (
     AucEstimate,
     accuracy_interval,
@@ -13,8 +14,6 @@ from strataprobe.metrics import (
     expected_calibration_error,
     folded_auc,
     macro_auc,
-    max_t_pairs_quantile,
-    max_t_quantile,
 )
 
 

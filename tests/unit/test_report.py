@@ -62,7 +62,7 @@ def level(document: dict[str, Any], code: str, **more: Any) -> str:
 
 def test_findings_come_in_order_of_code_and_name_what_was_found(document: dict[str, Any]) -> None:
     codes = [f["code"] for f in document["findings"]]
-    assert codes == [f"C{k:03d}" for k in range(1, 12)]
+    assert codes == [f"C{k:03d}" for k in range(1, 17)]
     assert "Layer 2 (block index 1) is the best" in document["findings"][0]["message"]
     assert "Layers 2-3 cannot be told apart" in document["findings"][1]["message"]
 
@@ -164,7 +164,7 @@ def test_without_a_best_layer_every_part_still_speaks(document: dict[str, Any]) 
 def test_the_report_starts_with_words_then_what_must_be_mended(document: dict[str, Any]) -> None:
     html = report_html(document)
     assert html.index("is best: AUC") < html.index(">warning<") < html.index(">ok<") < html.index(">skipped<")
-    assert html.index("Findings") < html.index("AUC by layer</h2>") < html.index("Baselines")
+    assert html.index("Findings") < html.index("AUC by layer</h2>") < html.index("<h2>Baselines")
 
 
 def test_what_users_wrote_cannot_become_markup(document: dict[str, Any]) -> None:
@@ -173,8 +173,10 @@ def test_what_users_wrote_cannot_become_markup(document: dict[str, Any]) -> None
     for e in document["layers"]:
         e["eval"] = {evil: 0.7}
     document["findings"] = collect_findings(document, facts())
-    example = {"id": evil, "text": evil, "label": "positive", "called": "negative", "probability": 0.01}
-    html = report_html(document, [example], {evil: evil})
+    text = {"id": evil, "text": evil, "label": evil, "called": ["negative"], "probabilities": [0.01]}
+    missed = {"layer": 2, "n_wrong": 1, "worst": [0]}
+    wrong = {"n_tested": 9, "layers": [missed], "best": [0], "shared": [0], "texts": [text]}
+    html = report_html(document, wrong, {evil: evil})
     assert "<script>alert" not in html
     assert html.count("</script>") == report_html(document).count("</script>") == 3
 

@@ -47,10 +47,10 @@ def test_a_killed_training_goes_on_where_it_stopped_and_ends_in_the_same_bytes(
 
 
 def test_layers_that_were_done_are_not_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from strataprobe.probes import run
+    from strataprobe.probes import tasks
 
     folder = write_folder(tmp_path / "a", layers=(1, 2, 3), readouts=("last",))
-    fitted, real = [], run.fit_layer
+    fitted, real = [], tasks.fit_layer
 
     def counted(*arguments: object) -> object:
         if len(fitted) == 2:
@@ -58,7 +58,7 @@ def test_layers_that_were_done_are_not_fitted_again(tmp_path: Path, monkeypatch:
         fitted.append(arguments)
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(run, "fit_layer", counted)
+    monkeypatch.setattr(tasks, "fit_layer", counted)
     with pytest.raises(KeyboardInterrupt):
         train(folder, tmp_path / "p")
     assert len(fitted) == 2
@@ -70,15 +70,15 @@ def test_layers_that_were_done_are_not_fitted_again(tmp_path: Path, monkeypatch:
 def test_an_interrupted_training_of_fewer_layers_is_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from strataprobe.probes import run
+    from strataprobe.probes import tasks
 
     folder = write_folder(tmp_path / "a", layers=(1, 2, 3), readouts=("last",))
     with monkeypatch.context() as interrupted:
         interrupted.setattr(StageFolder, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             train(folder, tmp_path / "p", layers=[1, 2])
-    fitted, real = [], run.fit_layer
-    monkeypatch.setattr(run, "fit_layer", lambda *arguments: (fitted.append(1), real(*arguments))[1])
+    fitted, real = [], tasks.fit_layer
+    monkeypatch.setattr(tasks, "fit_layer", lambda *arguments: (fitted.append(1), real(*arguments))[1])
     train(folder, tmp_path / "p")
     assert len(fitted) == 1
     train(folder, tmp_path / "whole")
@@ -88,7 +88,7 @@ def test_an_interrupted_training_of_fewer_layers_is_gone_on_with(
 def test_a_training_killed_before_its_folder_is_in_place_fits_nothing_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from strataprobe.probes import run
+    from strataprobe.probes import tasks
 
     folder = write_folder(tmp_path / "a", layers=(1, 2), readouts=("last",))
     with monkeypatch.context() as interrupted:
@@ -97,7 +97,7 @@ def test_a_training_killed_before_its_folder_is_in_place_fits_nothing_again(
             train(folder, tmp_path / "p")
     assert not (tmp_path / "p").exists()
     with monkeypatch.context() as watched:
-        watched.setattr(run, "fit_layer", lambda *_: pytest.fail("a layer that was done is fitted again"))
+        watched.setattr(tasks, "fit_layer", lambda *_: pytest.fail("a layer that was done is fitted again"))
         train(folder, tmp_path / "p")
     assert not (tmp_path / "p" / DONE_FOLDER).exists()
     train(folder, tmp_path / "whole")

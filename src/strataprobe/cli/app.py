@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from strataprobe import __version__
-from strataprobe.cli import capture, check, compare, evaluate, generate, predict, run, train, verify
+from strataprobe.cli import calibrate, capture, check, compare, evaluate, generate, predict, run, train, verify
 
 app = typer.Typer(
     name="strataprobe",
@@ -37,5 +37,6 @@ def root(
 for verb in (run.run, generate.generate, capture.capture, train.train, compare.compare, predict.predict):
     app.command(no_args_is_help=verb is not run.run)(verb)
 app.command(no_args_is_help=True)(evaluate.evaluate)
+app.command(no_args_is_help=True)(calibrate.calibrate)
 app.command(no_args_is_help=True)(check.check)
 app.command(no_args_is_help=True)(verify.verify)

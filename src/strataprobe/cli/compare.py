@@ -15,11 +15,28 @@ _ALWAYS_SHOWN = ("C001", "C002")
 
 
 def compare(
-    probes: Annotated[list[Path], typer.Option("--probes", help="Folder that 'train' wrote.")],
     out: o.Out,
-    activations: Annotated[
-        list[Path] | None, typer.Option("--activations", help="Its activations; the folder beside it unless given.")
+    probes: Annotated[
+        list[Path] | None,
+        typer.Option("--probes", help="Folder that 'train' wrote; several times to set recipes side by side."),
     ] = None,
+    activations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--activations", help="Its activations, once for each --probes; the folder beside it unless given."
+        ),
+    ] = None,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--published",
+            help="Figures that others published, beside ours or alone: a .tsv of metrics by layer, or a folder of "
+            "layer_K/aggregate_metrics.json; their layer is a block index.",
+        ),
+    ] = None,
+    published_blocks: Annotated[
+        int, typer.Option("--published-blocks", min=1, help="Blocks of the model of the published figures.")
+    ] = 34,
     seed: o.Seed = 0,
     json: o.Json = False,
     quiet: o.Quiet = False,
@@ -31,12 +48,50 @@ def compare(
     """
     from strataprobe.compare.run import compare as compare_stage
 
-    document = compare_stage(probes, out, activations=activations, seed=seed)
+    document = compare_stage(
+        probes or [],
+        out,
+        activations=activations,
+        seed=seed,
+        published=published or [],
+        published_blocks=published_blocks,
+    )
     if json:
         print_json(document)
         return
-    print_comparison(document)
+    if "sets" in document:
+        print_sets(document)
+    else:
+        print_comparison(document)
     print(f"report: {out / 'report.html'}")
+
+
+def print_sets(document: dict[str, Any]) -> None:
+    """Where each of several sets peaks, where the published curves do, and what was found."""
+    side = document["side_by_side"]
+    rows = [
+        [
+            c["name"],
+            str(c["best_layer"] or "-"),
+            str(c["n_layers"]),
+            number(c["cv_auc"]),
+            interval(c["cv_auc_low"], c["cv_auc_high"]),
+            number(c["test_auc"]),
+        ]
+        for c in side["curves"]
+    ]
+    if rows:
+        print_table("", ["set", "best layer", "of", "cv AUC", "95 %", "test AUC"], rows)
+    theirs = [
+        [p["name"], c["concept"], c["title"], str(c["best_block_index"]), str(c["best_layer"]), number(c["best_value"])]
+        for p in side["published"]
+        for c in p["curves"]
+        if c["best_layer"] is not None
+    ]
+    if theirs:
+        print_table("", ["published", "concept", "metric", "best block", "our layer", "value"], theirs)
+    for finding in side["findings"]:
+        print_wrapped(f"{finding['code']} {finding['message']}")
 
 
 def print_comparison(document: dict[str, Any]) -> None:

@@ -12,11 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from strataprobe.errors import OptionError
-from strataprobe.progress import set_quiet
+from strataprobe.progress import note, set_quiet
 
 _ESCAPES = {"n": "\n", "t": "\t", "\\": "\\"}
 _ESCAPED = re.compile(r"\\([nt\\])")
 _STAGES_OF_RUN = ("generate", "capture", "train", "compare", "run")
+# Options of the train stage whose names are another stage's in ``run``.
+_TRAIN_IN_RUN = {"batch_size": "train_batch_size", "device": "train_device"}
+_ANSWERS = "strataprobe.answers"
 
 
 def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -37,21 +40,46 @@ def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
                 f"--config {path}: {section!r} is no command; sections are {', '.join(sorted(known_sections))}."
             )
     sections = _STAGES_OF_RUN if command == "run" else (command,)
-    known = {p.name: p for p in context.command.params if p.name}
+    known = {p.name for p in context.command.params if p.name} - {"config"}
     defaults: dict[str, Any] = {}
     for section in sections:
-        values = document.get(section, {})
-        if not isinstance(values, dict):
-            raise OptionError(f"--config {path}: [{section}] must be a section of options.")
-        for key, value in values.items():
+        for key, value in _section(document, section, path, context).items():
             name = key.replace("-", "_")
-            if name not in known or name == "config":
+            if command == "run" and section == "train":
+                name = _TRAIN_IN_RUN.get(name, name)
+            if name not in known:
                 raise OptionError(
                     f"--config {path}: [{section}] has no option {key!r}; see 'strataprobe {command} --help'."
                 )
-            defaults[name] = value
+            if defaults.setdefault(name, value) != value:
+                raise OptionError(
+                    f"--config {path}: [{section}] has another {key!r} than a section before it, and run takes one."
+                )
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _section(document: dict[str, Any], section: str, path: Path, context: typer.Context) -> dict[str, Any]:
+    """The options of a section; brije's names in [train] become ours, and what has no use is answered later."""
+    values = document.get(section, {})
+    if not isinstance(values, dict):
+        raise OptionError(f"--config {path}: [{section}] must be a section of options.")
+    if section != "train":
+        return values
+    from strataprobe.probes.origin_options import from_origin
+
+    try:
+        found, answers = from_origin(values)
+    except OptionError as error:
+        raise OptionError(f"--config {path}: [train]: {error}") from error
+    context.meta[_ANSWERS] = answers
+    return found
+
+
+def say_answers(context: typer.Context) -> None:
+    """Print what the configuration file's settings without use are answered with."""
+    for answer in context.meta.get(_ANSWERS, []):
+        note(answer)
 
 
 def _apply_quiet(quiet: bool) -> bool:
@@ -120,6 +148,35 @@ JudgeModel = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Finish with fewer texts when some are rejected time after time.")
 ]
+Probe = Annotated[
+    str,
+    typer.Option("--probe", help="logistic, mass-mean, mass-mean-iid, ridge, multihead, or joint (several recipes)."),
+]
+Folds = Annotated[
+    int, typer.Option("--folds", min=0, help="Folds of cross-validation; 0 measures on the validation rows alone.")
+]
+Cs = Annotated[
+    str | None, typer.Option("--cs", help="Values of C to try, with commas, such as 0.001,0.01; ten unless given.")
+]
+ClassWeight = Annotated[
+    str, typer.Option("--class-weight", help="none, or balanced: a class weighs as much as the rest, for rare classes.")
+]
+Target = Annotated[
+    str | None, typer.Option("--target", help="What ridge fits: classes, values, or auto: values where there are any.")
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="multihead: at most so many; 50.")]
+LearningRate = Annotated[float | None, typer.Option("--learning-rate", help="multihead: first step size; 0.0005.")]
+WeightDecay = Annotated[float | None, typer.Option("--weight-decay", help="multihead: weight decay; 0.001.")]
+TrainBatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="multihead: rows a step; 32.")]
+EarlyStoppingPatience = Annotated[
+    int | None,
+    typer.Option("--early-stopping-patience", min=1, help="multihead: epochs without a lower validation loss; 10."),
+]
+Fpr = Annotated[
+    float | None,
+    typer.Option("--fpr", help="False-positive rate a threshold may have, such as 0.01; the best F1 unless given."),
+]
+CalibrationMethod = Annotated[str, typer.Option("--calibration", help="platt or temperature.")]
 ProbesDir = Annotated[Path, typer.Option("--probes", help="Folder that 'train' wrote, or one of its layer_K folders.")]
 Layer = Annotated[int | None, typer.Option("--layer", help="Layer to read; the best one unless given.")]
 
@@ -133,6 +190,36 @@ def backend_options(given: Mapping[str, Any]) -> Any:
     if size != "auto" and not (size.isdecimal() and int(size) > 0):
         raise OptionError(f"--batch-size {size!r} is neither auto nor a number of texts.")
     return BackendOptions(**values, timeout_s=given["timeout"], batch_size="auto" if size == "auto" else int(size))
+
+
+def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the probe family among a command's own; those it has no use for are answered in a line.
+
+    Raises OptionError for values of C that are no numbers.
+    """
+    from strataprobe.probes.origin_options import STEPWISE, family_options
+
+    options, answer = family_options(
+        given["probe"],
+        Cs=parse_numbers(given["cs"], "--cs"),
+        class_weight=given["class_weight"],
+        target=given["target"],
+        stepwise={name: given[name] for name in STEPWISE},
+        seed=given["seed"],
+    )
+    if answer:
+        note(answer)
+    return options
+
+
+def parse_numbers(value: str | None, name: str) -> list[float] | None:
+    """Numbers with commas between, as typed or as a list in a configuration file. Raises OptionError for others."""
+    if value is None:
+        return None
+    try:
+        return [float(part) for part in value.strip("[] ").split(",")]
+    except ValueError:
+        raise OptionError(f"{name} {value!r} cannot be read: write numbers with commas, such as 0.001,0.01.") from None
 
 
 def parse_readouts(value: str) -> list[str] | None:

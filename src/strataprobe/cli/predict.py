@@ -101,12 +101,15 @@ def _predictors(
 ) -> dict[str, Predictor]:
     """For each probe set by name: texts to ``{"predictions", "layers"}``."""
     from strataprobe.predict.inference import MultiProbeInference, UniversalMultiLayerInference
+    from strataprobe.probes.probe import REGRESSION
     from strataprobe.store import parse_layers
 
     predictors: dict[str, Predictor] = {}
     for folder in folders:
         if ensemble is None:
             one = MultiProbeInference(folder, model, layer, dtype=dtype, device=device)
+            if threshold is not None and one.probes.first.kind == REGRESSION:
+                raise OptionError(f"--threshold is a probability, and {folder} gives values: leave it out.")
             if layer is None:
                 note(f"layer {one.layer} (auto: {one.source.best_reason})")
             predictors[_name_of(folder, predictors)] = _single(one, top_k, threshold)

@@ -17,6 +17,7 @@ from strataprobe.recipe import load_recipe
 
 
 def run(
+    context: typer.Context,
     out: o.Out,
     model: Annotated[
         str | None, typer.Option("--model", help="Model id, local folder, or 'demo'; the recipe's unless given.")
@@ -53,7 +54,25 @@ def run(
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",
     keep_tokens: o.KeepTokens = False,
-    probe: Annotated[str, typer.Option("--probe", help="Probe family.")] = "logistic",
+    probe: Annotated[
+        str, typer.Option("--probe", help="logistic, mass-mean, mass-mean-iid, ridge or multihead.")
+    ] = "logistic",
+    folds: o.Folds = 5,
+    cs: o.Cs = None,
+    class_weight: o.ClassWeight = "none",
+    target: o.Target = None,
+    epochs: o.Epochs = None,
+    learning_rate: o.LearningRate = None,
+    weight_decay: o.WeightDecay = None,
+    train_batch_size: Annotated[
+        int | None, typer.Option("--train-batch-size", min=1, help="multihead: rows a step; 32.")
+    ] = None,
+    early_stopping_patience: o.EarlyStoppingPatience = None,
+    fpr: o.Fpr = None,
+    calibration: o.CalibrationMethod = "platt",
+    train_device: Annotated[
+        str, typer.Option("--train-device", help="Where probes are fitted: auto, cpu, cuda.")
+    ] = "auto",
     seed: o.Seed = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would take, and run nothing.")] = False,
     json: o.Json = False,
@@ -67,7 +86,13 @@ def run(
     given = dict(locals())
     from strataprobe.pipeline import RunOptions
     from strataprobe.pipeline import run as run_pipeline
+    from strataprobe.probes.calibration import CalibrationRule
 
+    o.say_answers(context)
+    if probe == "joint":
+        raise OptionError(
+            "joint probes are of several recipes: capture each, then use 'strataprobe train --probe joint'."
+        )
     name = recipe if recipe is not None else (None if data is not None else "sentiment")
     chosen = None if name is None else load_recipe(name)
     if data is not None and n_per_class is not None:
@@ -101,6 +126,12 @@ def run(
         device=device,
         keep_tokens=keep_tokens,
         probe=probe,
+        training={
+            "folds": folds,
+            "device": train_device,
+            "options": o.train_options(given | {"batch_size": train_batch_size}),
+            "calibration": CalibrationRule(calibration, fpr),
+        },
     )
     if dry_run:
         from strataprobe.estimate import estimate

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strataprobe.metrics import AucEstimate, auc_interval, max_t_pairs_quantile, max_t_quantile
+from strataprobe.intervals import max_t_pairs_quantile, max_t_quantile
+from strataprobe.metrics import AucEstimate, auc_interval
 
 # Differences in AUC smaller than this are numerical, not evidence.
 NUMERICAL_TIE = 1e-3

@@ -9,28 +9,37 @@ from typing import Any
 
 import numpy as np
 
+from strataprobe.compare.bands import band_entries
 from strataprobe.compare.baselines import Baseline, measure_baselines
-from strataprobe.compare.choice import LayerChoice, choose_layer, difference_low
-from strataprobe.compare.controls import NULL_FOLD_FACTOR, cells_of, n_shuffles
-from strataprobe.compare.ensembles import METHODS, combine_mean, combine_stacked, combine_vote, fit_stackers
+from strataprobe.compare.calibration_curve import calibration_entry
+from strataprobe.compare.choice import LayerChoice, choose_layer
+from strataprobe.compare.controls import cells_of, n_shuffles
+from strataprobe.compare.ensemble_table import ensemble_entries
 from strataprobe.compare.findings import collect_findings
+from strataprobe.compare.geometry import geometry_entry
 from strataprobe.compare.layers import (
     Measured,
     TestRows,
     cross_validated,
     curve_entries,
-    estimate_auc,
-    finite,
+    has_folds,
+    labelled,
+    labelled_groups,
+    null_factors,
     on_test,
+    penalties_of,
 )
-from strataprobe.metrics import Z95, AucEstimate, auc_interval
+from strataprobe.compare.learning import Trained, learning_entry
+from strataprobe.compare.paired import against
+from strataprobe.compare.shift import eval_curves, shift_entry
+from strataprobe.compare.subsets import Labelled
+from strataprobe.metrics import AucEstimate
 from strataprobe.probes.files import Oof, TrainedProbes
 from strataprobe.progress import note
 from strataprobe.recipe import Recipe
-from strataprobe.store import ActivationFolder
+from strataprobe.store import ActivationFolder, LayerRows, layer_file_name
 
-FORMAT_VERSION = 2
-ENSEMBLE_LAYERS = 3
+FORMAT_VERSION = 3
 # Standard errors above .5 that the mean AUC of shuffled labels does not reach by chance, many layers looked at.
 _CONTROL_Z = 4.0
 
@@ -51,14 +60,14 @@ def build_document(sources: Sources, measured: list[Measured], rows: TestRows, s
     probes, folder = sources.probes, sources.folder
     keys = [(m.readout, m.layer) for m in measured]
     curve, test = cross_validated(sources.oof, measured), on_test(measured, rows)
-    entries = curve_entries(measured, curve, test, rows)
+    entries = curve_entries(measured, curve, test, rows, folder.layers[-1])
+    to_null = null_factors(sources.oof, measured)
     choices = {}
     for readout in probes.readouts:
         columns = [j for j, key in enumerate(keys) if key[0] == readout]
         control = [measured[j].controls.val_auc for j in columns]
-        to_null = [NULL_FOLD_FACTOR / measured[j].controls.fold_factor for j in columns]
         layers = [keys[j][1] for j in columns]
-        choice = choose_layer(layers, _subset(curve, columns), control, to_null=to_null, seed=seed)
+        choice = choose_layer(layers, _subset(curve, columns), control, to_null=to_null[columns].tolist(), seed=seed)
         for j, low in zip(columns, choice.simultaneous_low, strict=True):
             entries[j]["simultaneous_low"] = low
         choices[readout] = choice
@@ -83,21 +92,20 @@ def build_document(sources: Sources, measured: list[Measured], rows: TestRows, s
         "choices": {readout: _choice_entry(choice) for readout, choice in choices.items()},
         "n_texts": _counts(folder, probes.layers[-1]),
         "test_texts_by_class": _by_class(rows, probes.class_names),
+        "n_folds": len(np.unique(sources.oof.folds)) if has_folds(sources.oof) else 0,
         "layers": entries,
+        "bands": band_entries([e for e in entries if e["readout"] == probes.primary]),
         "baselines": {b.name: _baseline_entry(b, best, rows) for b in baselines},
         "ensembles": _ensembles(sources, measured, curve, best, rows),
+        "geometry": _geometry(probes, measured),
     }
+    document |= _of_best(sources, best, entries, rows, seed)
     document["findings"] = collect_findings(document, _facts(sources, rows))
     return document
 
 
 def _subset(estimate: AucEstimate, columns: list[int]) -> AucEstimate:
-    return AucEstimate(
-        estimate.auc[columns],
-        estimate.covariance[np.ix_(columns, columns)],
-        estimate.n_positive_groups,
-        estimate.n_negative_groups,
-    )
+    return estimate.columns(columns)
 
 
 def _choice_entry(choice: LayerChoice) -> dict[str, Any]:
@@ -117,20 +125,11 @@ def _by_class(rows: TestRows, class_names: Sequence[str]) -> dict[str, int]:
     return {name: counts[i] for i, name in enumerate(class_names)}
 
 
-def _against(logits: np.ndarray, other: np.ndarray, rows: TestRows) -> dict[str, float | None]:
-    """AUC of ``logits`` minus that of ``other`` on the same test rows, with a 95 % interval over groups."""
-    estimate = estimate_auc(rows.labels, np.stack([logits, other], axis=2), rows.groups)
-    if np.isnan(estimate.auc).any():
-        return dict.fromkeys(("value", "low", "high"))
-    low = difference_low(estimate, Z95)
-    return {"value": float(estimate.auc[0] - estimate.auc[1]), "low": float(low[0, 1]), "high": float(-low[1, 0])}
-
-
 def _baseline_entry(baseline: Baseline, best: Measured | None, rows: TestRows) -> dict[str, Any]:
     entry = baseline.entry(rows)
     if baseline.logits is None or best is None:
         return entry
-    difference = _against(best.logits, baseline.logits, rows)
+    difference = against(best.logits, baseline.logits, rows)
     return entry | {
         "best_minus_this": difference["value"],
         "best_minus_this_low": difference["low"],
@@ -141,39 +140,59 @@ def _baseline_entry(baseline: Baseline, best: Measured | None, rows: TestRows) -
 def _ensembles(
     sources: Sources, measured: list[Measured], curve: AucEstimate, best: Measured | None, rows: TestRows
 ) -> dict[str, Any]:
-    """The primary readout's layers with the highest cross-validated AUCs, combined three ways, on the test rows."""
-    primary = [j for j, m in enumerate(measured) if m.readout == sources.probes.primary]
-    if len(primary) < 2 or np.isnan(curve.auc[primary]).any() or not len(rows.labels):
-        return {}
-    order = sorted(primary, key=lambda j: (-curve.auc[j], measured[j].layer))[:ENSEMBLE_LAYERS]
-    members = sorted((measured[j] for j in order), key=lambda m: m.layer)
-    sets = [sources.probes.sets[m.readout, m.layer] for m in members]
-    raw = np.stack([m.logits for m in members], axis=1)
-    calibrations = np.stack([s.calibrations for s in sets])
-    calibrated = raw * calibrations[None, :, :, 0] + calibrations[None, :, :, 1]
-    oof = np.stack([sources.oof.logits[m.readout, m.layer] for m in members], axis=1)
-    probabilities = {
-        "mean": combine_mean(calibrated),
-        "vote": combine_vote(calibrated, np.stack([s.thresholds for s in sets])),
-        "stacked": combine_stacked(raw, fit_stackers(oof, sources.oof.labels, sources.oof.groups)),
-    }
-    found = {}
-    for method in METHODS:
-        estimate = estimate_auc(rows.labels, probabilities[method][:, :, None], rows.groups)
-        low, high = auc_interval(estimate)
-        called = probabilities[method].argmax(axis=1)
-        entry: dict[str, Any] = {
-            "layers": [m.layer for m in members],
-            "test_auc": finite(estimate.auc[0]),
-            "test_auc_low": finite(low[0]),
-            "test_auc_high": finite(high[0]),
-            "test_accuracy": finite((called == rows.labels).mean()),
+    columns = [j for j, m in enumerate(measured) if m.readout == sources.probes.primary]
+    own = [measured[j] for j in columns]
+    sets = [sources.probes.sets[m.readout, m.layer] for m in own]
+    return ensemble_entries(sets, sources.oof, own, curve.auc[columns], best, rows)
+
+
+def _geometry(probes: TrainedProbes, measured: list[Measured]) -> dict[str, Any]:
+    own = [m for m in measured if m.readout == probes.primary]
+    sets = [probes.sets[m.readout, m.layer] for m in own]
+    return geometry_entry(probes.primary, [m.layer for m in own], sets, [m.transfer for m in own])
+
+
+def _of_best(
+    sources: Sources, best: Measured | None, entries: list[dict[str, Any]], rows: TestRows, seed: int
+) -> dict[str, Any]:
+    """The sections about the best layer of the primary readout: its learning curve, shift and calibration."""
+    probes, folder = sources.probes, sources.folder
+    if best is None:
+        absent: dict[str, Any] = {"layer": None, "readout": None, "points": [], "enough": None, "own": {}}
+        return {
+            "learning_curve": absent | {"reason": "there is no best layer"},
+            "shift": shift_entry(sources.name, None, {}, {}),
+            "calibration": calibration_entry(None, rows.labels, np.zeros((0, 0))),
         }
-        if best is not None:
-            difference = _against(probabilities[method], best.logits, rows)
-            entry |= {f"minus_best{'' if k == 'value' else '_' + k}": v for k, v in difference.items()}
-        found[method] = entry
-    return found
+    probe_set = probes.sets[best.readout, best.layer]
+    note("compare: measuring the learning curve and the shift")
+    texts = {"test": _labelled(folder.read(best.layer, "test", best.readout))}
+    for name in folder.eval_names:
+        if (folder.path / layer_file_name(best.layer, name)).is_file():
+            texts[name] = _labelled(folder.read_eval(best.layer, name, best.readout))
+    curves = eval_curves([e for e in entries if e["readout"] == best.readout])
+    return {
+        "learning_curve": _learning(sources, best, texts, seed),
+        "shift": shift_entry(sources.name, probe_set, texts, curves),
+        "calibration": calibration_entry(probe_set, rows.labels, best.probabilities),
+    }
+
+
+def _learning(sources: Sources, best: Measured, texts: dict[str, Labelled], seed: int) -> dict[str, Any]:
+    place: dict[str, Any] = {"layer": best.layer, "readout": best.readout}
+    family = sources.probes.manifest.config.get("probe", "logistic")
+    if family != "logistic":
+        absent: dict[str, Any] = {"points": [], "enough": None, "own": {}}
+        return place | absent | {"reason": f"it is measured of logistic probes, and these are {family}"}
+    pool = _labelled(sources.folder.read(best.layer, "train", best.readout))
+    trained = Trained(best.logits, len(pool.labels), penalties_of(sources.probes, best.readout, best.layer))
+    own = {name: rows for name, rows in texts.items() if name != "test"}
+    logits_of = sources.probes.sets[best.readout, best.layer].logits
+    return learning_entry(pool, texts["test"], trained, logits_of, own, place, seed=seed)
+
+
+def _labelled(rows: LayerRows) -> Labelled:
+    return Labelled(*labelled(rows), labelled_groups(rows))
 
 
 def _facts(sources: Sources, rows: TestRows) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Several layers as one: the mean of calibrated logits, a vote, or a logistic regression on out-of-fold logits.
 
 Functions on arrays, with L layers, C classes: logits (N, L, C) in, probabilities (N, C) out. Two classes are exact
-mirrors: their probabilities sum to 1.
+mirrors: their probabilities sum to 1. Which layers to take is for the caller to say, or for ``choose_greedily``.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from strataprobe.probes.calibration import sigmoid
+from strataprobe.compare.aucs import auc_values
+from strataprobe.probes.calibration import fit_platt, sigmoid
 
 METHODS = ("mean", "vote", "stacked")
+# A further layer must raise the cross-validated AUC by more than this to be worth its place.
+MIN_GAIN = 1e-3
 _STACK_CS = (0.001, 0.01, 0.1, 1.0)
 
 
@@ -86,8 +89,56 @@ def fit_stackers(oof_logits: np.ndarray, labels: np.ndarray, groups: np.ndarray)
 
 def combine_stacked(logits: np.ndarray, stackers: Sequence[Stacker]) -> np.ndarray:
     """Probabilities (N, C) of one stacker a class on raw logits (N, L, C)."""
-    stacked = np.stack([s.logits(logits[:, :, c]) for c, s in enumerate(stackers)], axis=1)
-    return _mirrored(sigmoid(stacked))
+    return _mirrored(sigmoid(stacked_logits(logits, stackers)))
+
+
+def stacked_logits(logits: np.ndarray, stackers: Sequence[Stacker]) -> np.ndarray:
+    """Logits (N, C) of one stacker a class on raw logits (N, L, C)."""
+    return np.stack([s.logits(logits[:, :, c]) for c, s in enumerate(stackers)], axis=1)
+
+
+def choose_greedily(
+    calibrated_logits: np.ndarray, labels: np.ndarray, folds: np.ndarray, *, first: int | None = None
+) -> list[int]:
+    """Which of L layers to average: forward selection by cross-validated AUC (Caruana et al., ICML 2004).
+
+    ``calibrated_logits`` (N, L, C) are out-of-fold, ``labels`` and ``folds`` (N,). It starts from ``first`` (the best
+    layer unless given), adds the layer with which the mean logit has the highest AUC within folds, and stops when none
+    adds more than ``MIN_GAIN``. Returns positions in the order taken.
+    """
+    by_layer = np.moveaxis(np.asarray(calibrated_logits, dtype=np.float64), 1, 2)
+    alone = auc_values(labels, by_layer, folds)
+    if np.isnan(alone).any():
+        return [0] if first is None else [first]
+    taken = [int(np.argmax(alone)) if first is None else first]
+    reached = float(alone[taken[0]])
+    total = by_layer[:, :, taken[0]].copy()
+    while len(taken) < by_layer.shape[2]:
+        value = auc_values(labels, total[:, :, None] + by_layer, folds)
+        value[taken] = -np.inf
+        best = int(np.argmax(value))
+        if value[best] <= reached + MIN_GAIN:
+            break
+        reached = float(value[best])
+        taken.append(best)
+        total += by_layer[:, :, best]
+    return taken
+
+
+def calibrations_of(oof: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Slope and intercept (C, 2) that make log-odds of an ensemble's values (N, C) on rows that no probe was fitted on.
+
+    Platt's scaling for each class, with label indices (N,); the values need only rank rows. Of two classes the
+    first has none, as it is one minus the second.
+    """
+    if oof.shape[1] == 2:
+        return np.array([(0.0, 0.0), fit_platt(labels == 1, oof[:, 1]).calibration])
+    return np.array([fit_platt(labels == c, oof[:, c]).calibration for c in range(oof.shape[1])])
+
+
+def calibrated_probabilities(values: np.ndarray, calibrations: np.ndarray) -> np.ndarray:
+    """Probabilities (n, C) of an ensemble's values (n, C) by ``calibrations_of`` (C, 2)."""
+    return _mirrored(sigmoid(values * calibrations[:, 0] + calibrations[:, 1]))
 
 
 def _mirrored(probabilities: np.ndarray) -> np.ndarray:

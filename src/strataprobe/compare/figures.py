@@ -20,6 +20,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from strataprobe.compare.wording import (
     BASELINE_TITLES,
+    curve_name,
     curves_of,
     eval_names,
     eval_values,
@@ -33,6 +34,7 @@ EVAL_COLOURS = ("#CC79A7", "#E69F00", "#56B4E9", "#009E73")
 EVAL_DASHES = ((0, (1, 1)), (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 2)))
 CONTROL_COLOUR = "#7A7A7A"
 BASELINE_COLOUR = "#555555"
+BAND_COLOUR = "#F4F5F6"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -67,7 +69,8 @@ def layer_comparison_figure(document: dict[str, Any]) -> Figure:
     curves = curves_of(document)
     low, high = y_limits(document)
     axes.set_ylim(low, high)
-    handles = _draw_readouts(axes, curves)
+    _draw_bands(axes, curves[document["primary_readout"]])
+    handles = _draw_readouts(axes, curves, curve_name(document))
     handles += _draw_evals(axes, document, curves)
     handles += _draw_control(axes, curves)
     _draw_baselines(axes, document)
@@ -97,16 +100,39 @@ def numbers(entries: Sequence[dict[str, Any]], name: str) -> np.ndarray:
 
 
 def y_limits(document: dict[str, Any]) -> tuple[float, float]:
-    """Limits that hold every curve, its band and the baselines, with .5 always in sight."""
+    """Limits that hold every curve, its band and the baselines, with .5 always in sight and a margin above 1."""
     names = ("cv_auc_low", "cv_auc", "test_auc", "control_auc")
     values = [e[name] for e in document["layers"] for name in names if e[name] is not None]
     values += [v for e in document["layers"] for v in e["eval"].values() if v is not None]
     values += [b["test_auc"] for b in document["baselines"].values() if b["test_auc"] is not None]
-    lowest = min([0.5, *values])
-    return max(0.0, np.floor((lowest - 0.02) * 20) / 20), 1.012
+    low = max(0.0, float(np.floor((min([0.5, *values]) - 0.02) * 20) / 20))
+    return low, 1.0 + 0.075 * (1.0 - low)
 
 
-def _draw_readouts(axes: Axes, curves: dict[str, list[dict[str, Any]]]) -> list[Line2D]:
+def band_runs(entries: Sequence[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Name, first and last layer of each band of these entries, layers ascending; none where bands are not known."""
+    found: list[tuple[str, int, int]] = []
+    for e in entries:
+        name = str(e.get("band") or "")
+        if found and found[-1][0] == name:
+            found[-1] = (name, found[-1][1], e["layer"])
+        elif name:
+            found.append((name, e["layer"], e["layer"]))
+    return found
+
+
+def _draw_bands(axes: Axes, entries: Sequence[dict[str, Any]]) -> None:
+    """Early, middle, late and final as faint stripes with their names above the curves; nothing for one layer."""
+    if len(entries) < 2:
+        return
+    for i, (name, first, last) in enumerate(band_runs(entries)):
+        if i % 2 == 0:
+            axes.axvspan(first - 0.5, last + 0.5, facecolor=BAND_COLOUR, linewidth=0, zorder=0)
+        place: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 6.2, "color": BASELINE_COLOUR}
+        axes.text((first + last) / 2, 0.985, name, transform=axes.get_xaxis_transform(), **place)
+
+
+def _draw_readouts(axes: Axes, curves: dict[str, list[dict[str, Any]]], name: str) -> list[Line2D]:
     handles = []
     for i, (readout, entries) in enumerate(curves.items()):
         colour = READOUT_COLOURS[i % len(READOUT_COLOURS)]
@@ -114,7 +140,8 @@ def _draw_readouts(axes: Axes, curves: dict[str, list[dict[str, Any]]]) -> list[
         low, high = numbers(entries, "cv_auc_low"), numbers(entries, "cv_auc_high")
         axes.fill_between(layers, low, high, color=colour, alpha=0.18 if i == 0 else 0.10, linewidth=0, zorder=2)
         if len(layers) == 1:
-            axes.vlines(layers, low, high, color=colour, linewidth=1.0, zorder=2)
+            span = [[entries[0]["cv_auc"] - low[0]], [high[0] - entries[0]["cv_auc"]]]
+            axes.errorbar(layers, numbers(entries, "cv_auc"), yerr=span, fmt="none", color=colour, capsize=3, zorder=2)
         (line,) = axes.plot(
             layers,
             numbers(entries, "cv_auc"),
@@ -123,7 +150,7 @@ def _draw_readouts(axes: Axes, curves: dict[str, list[dict[str, Any]]]) -> list[
             linestyle="-" if i == 0 else (0, (4, 1.6)),
             marker="o" if i == 0 else "s",
             markersize=3.2 if i == 0 else 2.4,
-            label=f"{readout}: cross-validation, 95 % band",
+            label=f"{readout}: {name}, 95 % band",
             zorder=5 - i * 0.1,
         )
         handles.append(line)
@@ -154,7 +181,7 @@ def _draw_evals(axes: Axes, document: dict[str, Any], curves: dict[str, list[dic
             numbers(entries, "layer"),
             values,
             color=EVAL_COLOURS[i % len(EVAL_COLOURS)],
-            linestyle=EVAL_DASHES[i % len(EVAL_DASHES)],
+            linestyle=EVAL_DASHES[(i + i // len(EVAL_COLOURS)) % len(EVAL_DASHES)],
             linewidth=1.2,
             marker="." if len(values) == 1 or np.isnan(values).any() else None,
             label=f"on {name}",
@@ -227,7 +254,7 @@ def spread(values: Sequence[float], *, gap: float, low: float, high: float) -> l
 
 def _draw_choice(axes: Axes, document: dict[str, Any], curves: dict[str, list[dict[str, Any]]]) -> list[Line2D]:
     best = document["best_layer"]
-    if best is None:
+    if best is None or len(curves[document["primary_readout"]]) == 1:
         return []
     entry = next(e for e in curves[document["primary_readout"]] if e["layer"] == best)
     low, high = axes.get_ylim()
@@ -261,13 +288,14 @@ def _runs(layers: Sequence[int]) -> list[tuple[int, int]]:
 
 def _finish_axes(axes: Axes, curves: dict[str, list[dict[str, Any]]]) -> None:
     layers = sorted({e["layer"] for entries in curves.values() for e in entries})
-    axes.set_xlim(layers[0] - 0.6, layers[-1] + 0.6)
+    axes.set_xlim(layers[0] - 0.5, layers[-1] + 0.5)
     step = max(1, int(np.ceil(len(layers) / 18)))
     shown = sorted(layers[::-1][::step])
     axes.xaxis.set_major_locator(FixedLocator(shown))
     axes.set_xlabel("layer (residual stream after the block)")
     axes.set_ylabel("AUC")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10]))
+    ticks = MaxNLocator(nbins=7, steps=[1, 2, 5, 10]).tick_values(axes.get_ylim()[0], 1.0)
+    axes.yaxis.set_major_locator(FixedLocator([t for t in ticks if axes.get_ylim()[0] - 1e-9 <= t <= 1.0 + 1e-9]))
     axes.grid(axis="y", color="#E3E3E3", linewidth=0.5, zorder=0)
     axes.set_axisbelow(True)
     above = axes.secondary_xaxis("top", functions=(_block_of, _layer_of))
@@ -289,4 +317,12 @@ def _write_words(figure: Figure, document: dict[str, Any]) -> None:
     figure.text(_LEFT, 0.965, figure_title(document), fontsize=9.5, fontweight="bold", va="center")
     if document.get("model"):
         figure.text(0.985, 0.965, model_title(document), fontsize=7, color="#444444", va="center", ha="right")
-    figure.text(_LEFT, 0.012, figure_note(document), fontsize=6.2, color="#444444", va="bottom", linespacing=1.35)
+    figure.text(
+        _LEFT,
+        0.012,
+        figure_note(document).replace("`", '"'),
+        fontsize=6.2,
+        color="#444444",
+        va="bottom",
+        linespacing=1.35,
+    )

@@ -13,6 +13,12 @@
 | C009 | whether the test rows confirm the cross-validated AUC |
 | C010 | how the best layer does on text from elsewhere, and which layers were captured without it |
 | C011 | whether groups of related texts stayed in one split |
+| C012 | whether several layers together are better than the best one, and at what cost |
+| C013 | whether more texts would help, and what the training texts are worth in labelled texts of another kind |
+| C014 | over which layers one direction serves |
+| C015 | what text from elsewhere does to the choice of the layer and to the probabilities |
+| C016 | whether the probabilities can be taken at their word |
+| C017 | that there was no cross-validation, where there was none |
 """
 
 from __future__ import annotations
@@ -21,6 +27,14 @@ from collections.abc import Callable
 from typing import Any
 
 from strataprobe.compare.elsewhere import elsewhere_findings
+from strataprobe.compare.findings_beyond import (
+    calibration_findings,
+    ensemble_findings,
+    fold_findings,
+    geometry_findings,
+    learning_findings,
+    shift_findings,
+)
 from strataprobe.compare.wording import Finding, as_finding, best_entry, interval_words, primary_entries, spaced, three
 
 _FEW_TEXTS_A_CLASS = 50
@@ -46,6 +60,12 @@ def collect_findings(document: dict[str, Any], facts: dict[str, Any]) -> list[Fi
         _confirmed,
         elsewhere_findings,
         _groups,
+        ensemble_findings,
+        learning_findings,
+        geometry_findings,
+        shift_findings,
+        calibration_findings,
+        fold_findings,
     ]
     return [finding for maker in makers for finding in maker(document, facts)]
 
@@ -58,7 +78,7 @@ def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding
                 "C001",
                 "ok",
                 f"Layer {best['layer']} (block index {best['block_index']}) is the best of "
-                f"readout `{readout}`: AUC {interval_words(best, 'cv_auc')} in cross-validation and "
+                f"readout `{readout}`: AUC {interval_words(best, 'cv_auc')} {_where(document)} and "
                 f"{interval_words(best, 'test_auc')} on the test texts, accuracy there "
                 f"{three(best['test_accuracy'])}.",
             )
@@ -80,11 +100,16 @@ def _best_layer(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding
             "C001",
             "warning",
             f"No layer of readout `{readout}` beats its control, so there is no best "
-            f"layer: the highest cross-validated AUC is {three(top['cv_auc'])} at layer {top['layer']}, and "
+            f"layer: the highest AUC {_where(document)} is {three(top['cv_auc'])} at layer {top['layer']}, and "
             f"its lower bound, made to hold for all layers at once, is {three(top['simultaneous_low'])}, not "
             f"above {three(hurdle)}; check the labels and the suffix, or give more texts.",
         )
     ]
+
+
+def _where(document: dict[str, Any]) -> str:
+    """Where the AUCs of the curve were measured."""
+    return "in cross-validation" if document.get("n_folds", 1) else "on the validation texts"
 
 
 def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]:
@@ -96,7 +121,7 @@ def _tied_layers(document: dict[str, Any], facts: dict[str, Any]) -> list[Findin
     others = [layer for layer in document["tied_layers"] if layer != best]
     if not others:
         return [as_finding("C002", "ok", f"Layer {best} is better than every other layer, all pairs compared at once.")]
-    n = document["n_texts"]["train"] + document["n_texts"]["val"]
+    n = document["n_texts"]["val"] + (document["n_texts"]["train"] if document.get("n_folds", 1) else 0)
     earliest = min(document["tied_layers"])
     advice = f"; the earliest of them, {earliest}, needs the fewest blocks" if earliest != best else ""
     return [
@@ -241,8 +266,8 @@ def _confirmed(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
                 "C009",
                 "warning",
                 f"The test texts do not confirm layer {best['layer']}: AUC "
-                f"{interval_words(best, 'test_auc')} there, {interval_words(best, 'cv_auc')} in "
-                "cross-validation; the test texts are of another kind.",
+                f"{interval_words(best, 'test_auc')} there, {interval_words(best, 'cv_auc')} "
+                f"{_where(document)}; the test texts are of another kind.",
             )
         ]
     return [
@@ -250,7 +275,7 @@ def _confirmed(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
             "C009",
             "ok",
             f"The test texts, which played no part in choosing layer {best['layer']}, agree "
-            f"with its cross-validation: AUC {three(best['test_auc'])} and {three(best['cv_auc'])}.",
+            f"with that choice: AUC {three(best['test_auc'])}, and {three(best['cv_auc'])} {_where(document)}.",
         )
     ]
 

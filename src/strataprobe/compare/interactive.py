@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from strataprobe.compare.figures import CONTROL_COLOUR, EVAL_COLOURS, READOUT_COLOURS, spread, y_limits
+from strataprobe.compare.figures import CONTROL_COLOUR, EVAL_COLOURS, READOUT_COLOURS, band_runs, spread, y_limits
 from strataprobe.compare.wording import (
     BASELINE_TITLES,
     best_entry,
+    curve_name,
     curves_of,
     eval_names,
     eval_values,
@@ -21,15 +22,16 @@ _EVAL_DASHES = ("dot", "dashdot", "longdash", "longdashdot")
 
 def plotly_figure(document: dict[str, Any]) -> dict[str, Any]:
     """The layer curve as plotly's JSON; its colours suit light and dark, the page sets text and grid."""
-    curves = curves_of(document)
+    curves, name = curves_of(document), curve_name(document)
     traces: list[dict[str, Any]] = []
     for i, (readout, entries) in enumerate(curves.items()):
-        traces += _readout_traces(readout, entries, READOUT_COLOURS[i % len(READOUT_COLOURS)], primary=i == 0)
+        traces += _readout_traces(readout, entries, READOUT_COLOURS[i % len(READOUT_COLOURS)], name, primary=i == 0)
     primary = curves[document["primary_readout"]]
     layers = [e["layer"] for e in primary]
-    for i, name in enumerate(eval_names(primary)):
-        line = {"color": EVAL_COLOURS[i % len(EVAL_COLOURS)], "dash": _EVAL_DASHES[i % len(_EVAL_DASHES)], "width": 2}
-        traces.append(_line(f"on {name}", layers, eval_values(primary, name), line))
+    for i, elsewhere in enumerate(eval_names(primary)):
+        dash = _EVAL_DASHES[(i + i // len(EVAL_COLOURS)) % len(_EVAL_DASHES)]
+        line = {"color": EVAL_COLOURS[i % len(EVAL_COLOURS)], "dash": dash, "width": 2}
+        traces.append(_line(f"on {elsewhere}", layers, eval_values(primary, elsewhere), line))
     control = {"color": CONTROL_COLOUR, "dash": "dot", "width": 1.5}
     traces.append(_line("control: shuffled labels", layers, [e["control_auc"] for e in primary], control))
     best = best_entry(document)
@@ -46,12 +48,14 @@ def plotly_figure(document: dict[str, Any]) -> dict[str, Any]:
             }
         )
     low, high = y_limits(document)
-    edges = [min(layers) - 0.6, max(layers) + 0.6]
+    edges = [min(layers) - 0.5, max(layers) + 0.5]
     lines, labels = _baseline_lines(document, edges, low, high)
     traces += lines
+    stripes, names = _bands(primary)
     layout = {
         "margin": {"l": 50, "r": 170, "t": 10, "b": 45},
-        "annotations": labels,
+        "annotations": labels + names,
+        "shapes": stripes,
         "xaxis": {
             "title": {"text": "layer"},
             "range": edges,
@@ -60,13 +64,40 @@ def plotly_figure(document: dict[str, Any]) -> dict[str, Any]:
             "zeroline": False,
             "showgrid": False,
         },
-        "yaxis": {"title": {"text": "AUC"}, "range": [low, high], "zeroline": False},
+        "yaxis": {"title": {"text": "AUC"}, "range": [low, high], "zeroline": False, "tickmode": "array"} | _ticks(low),
         "legend": {"orientation": "h", "y": -0.18, "yanchor": "top", "x": 0},
         "hovermode": "closest",
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
     }
     return {"data": traces, "layout": layout}
+
+
+def _ticks(low: float) -> dict[str, Any]:
+    """Ticks from ``low`` to 1, none in the margin above."""
+    step = 0.05 if low >= 0.8 else 0.1
+    values = [round(1 - k * step, 2) for k in range(11) if 1 - k * step >= low - 1e-9]
+    return {"tickvals": values, "ticktext": [f"{v:.2f}" if step < 0.1 else f"{v:.1f}" for v in values]}
+
+
+def _bands(entries: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Stripes for the bands of layers and their names; nothing for one layer."""
+    runs = band_runs(entries) if len(entries) > 1 else []
+    stripe = {"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "line": {"width": 0}, "layer": "below"}
+    stripes = [
+        stripe | {"x0": first - 0.5, "x1": last + 0.5, "fillcolor": "rgba(128,138,148,0.08)"}
+        for _, first, last in runs[::2]
+    ]
+    words = {
+        "yref": "paper",
+        "y": 1,
+        "yanchor": "top",
+        "xref": "x",
+        "showarrow": False,
+        "font": {"size": 11},
+        "opacity": 0.7,
+    }
+    return stripes, [words | {"x": (first + last) / 2, "text": name} for name, first, last in runs]
 
 
 def _baseline_lines(
@@ -97,7 +128,7 @@ def _baseline_lines(
 
 
 def _readout_traces(
-    readout: str, entries: Sequence[dict[str, Any]], colour: str, *, primary: bool
+    readout: str, entries: Sequence[dict[str, Any]], colour: str, name: str, *, primary: bool
 ) -> list[dict[str, Any]]:
     layers = [e["layer"] for e in entries]
     edge = {"type": "scatter", "mode": "lines", "x": layers, "line": {"width": 0}, "hoverinfo": "skip"}
@@ -117,10 +148,10 @@ def _readout_traces(
             "mode": "lines+markers",
             "x": layers,
             "y": [e["cv_auc"] for e in entries],
-            "name": f"{readout}: cross-validation",
+            "name": f"{readout}: {name}",
             "legendgroup": readout,
             "line": {"color": colour, "width": 2.5 if primary else 1.8, "dash": "solid" if primary else "dash"},
-            "text": [_hover(e) for e in entries],
+            "text": [_hover(e, name) for e in entries],
             "hovertemplate": "%{text}<extra></extra>",
         },
     ]
@@ -133,17 +164,17 @@ def _readout_traces(
                 "y": [e["test_auc"] for e in entries],
                 "name": f"{readout}: held-out test",
                 "marker": {"symbol": "circle-open", "size": 8, "color": colour},
-                "text": [_hover(e) for e in entries],
+                "text": [_hover(e, name) for e in entries],
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )
     return traces
 
 
-def _hover(entry: dict[str, Any]) -> str:
+def _hover(entry: dict[str, Any], name: str) -> str:
     return (
         f"layer {entry['layer']} (block index {entry['block_index']})"
-        f"<br>cross-validation {interval_words(entry, 'cv_auc')}<br>test {interval_words(entry, 'test_auc')}"
+        f"<br>{name} {interval_words(entry, 'cv_auc')}<br>test {interval_words(entry, 'test_auc')}"
     )
 
 

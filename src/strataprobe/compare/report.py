@@ -1,16 +1,14 @@
 """One self-contained HTML report of a comparison: no network, readable on a phone and in the dark.
 
-Words and findings first, then the curve with its table, baselines, control, ensembles, the texts the best layer gets
-most wrong, the page of the data audit, and how to reproduce it all.
+Words and findings first, then the curve with its table, the measures, baselines and control, ensembles, calibration,
+geometry, learning curve, text from elsewhere, the texts the layers get wrong, the page of the data audit, and how to
+reproduce it all. Parts that the comparison does not hold are named at the end with the reason.
 """
 
 from __future__ import annotations
 
-import base64
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -19,51 +17,55 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from strataprobe.compare.audit_page import audit_page
+from strataprobe.compare.audit_values import N_UNFOLDED
 from strataprobe.compare.interactive import plotly_figure
-from strataprobe.compare.layers import Measured, TestRows
+from strataprobe.compare.sections import TITLES, optional_parts, strips, titles_of, wrong_part
+from strataprobe.compare.tables import baseline_rows, csv_link, layer_rows
 from strataprobe.compare.wording import (
     BASELINE_TITLES,
     best_entry,
+    cross_validates,
     curves_of,
     eval_names,
     figure_note,
     figure_title,
     interval_words,
     model_title,
+    p_value,
     percent,
     primary_entries,
     spaced,
     three,
 )
 
-N_EXAMPLES = 10
 _LEVELS = ("error", "warning", "ok", "skipped")
-_LAYER_COLUMNS = (
-    "layer",
-    "block_index",
-    "readout",
-    "cv_auc",
-    "cv_auc_low",
-    "cv_auc_high",
-    "test_auc",
-    "test_auc_low",
-    "test_auc_high",
-    "test_accuracy",
-    "test_accuracy_low",
-    "test_accuracy_high",
-    "control_auc",
-    "selectivity",
-)
+_ALWAYS = {"layers": "AUC by layer", "baselines": "Baselines and control", "wrong": "Texts the layers get wrong",
+           "audit": "Data audit", "reproduce": "How to reproduce", "missing": "Not in this report"}  # fmt: skip
+_ORDER = ("layers", "measures", "bands", "baselines", "ensembles", "calibration", "geometry", "learning", "shift",
+          "wrong", "audit", "reproduce", "missing")  # fmt: skip
+_TILES = {
+    "cv_auc": "AUC, {cv}",
+    "test_auc": "AUC, test",
+    "test_auprc": "AUPRC",
+    "test_accuracy": "accuracy",
+    "test_f1": "F1",
+    "test_recall_1fpr": "recall at 1 % false",
+    "test_ece": "ECE",
+}
 
 
 def report_html(
-    document: dict[str, Any], examples: Sequence[dict[str, Any]] = (), audit: dict[str, Any] | None = None
+    document: dict[str, Any], wrong: Mapping[str, Any] | None = None, audit: dict[str, Any] | None = None
 ) -> str:
-    """The report of a comparison document; ``examples`` from ``wrong_examples``, ``audit`` from the data folder."""
+    """The report of a comparison document; ``wrong`` from ``wrong_examples``, ``audit`` from the data folder."""
     from plotly.offline import get_plotlyjs
 
-    curves = curves_of(document)
+    curves, best = curves_of(document), best_entry(document)
     findings = sorted(document["findings"], key=lambda f: _LEVELS.index(f["level"]))
+    parts, reasons = optional_parts(document)
+    there = {*parts, *_ALWAYS} - (set() if reasons else {"missing"})
+    cv_words = "cross-validated" if cross_validates(document) else "validation"
+    start, drawn = strips([*([] if best is None else [best]), *document["baselines"].values()], "test_auc")
     return (
         _environment()
         .get_template("report.html.j2")
@@ -73,17 +75,30 @@ def report_html(
             note=figure_note(document),
             model=model_title(document),
             summary=summary_words(document),
+            tiles=_tiles(best, cv_words),
             findings=findings,
             open_findings=[f for f in findings if f["level"] in ("error", "warning")],
+            contents=[(name, (_ALWAYS | TITLES)[name]) for name in _ORDER if name in there],
+            titles=TITLES,
+            parts=parts,
+            missing=[(words, reasons[name]) for name, words in titles_of(reasons)],
+            cv_words=cv_words,
+            n_unfolded=N_UNFOLDED,
             curves=curves,
             eval_names=eval_names(document["layers"]),
             tied=set(document["tied_layers"]),
             baseline_titles=BASELINE_TITLES,
-            examples=list(examples),
-            best=best_entry(document),
+            baseline_start=start,
+            best_strip=None if best is None else drawn[0],
+            baseline_strips=dict(zip(document["baselines"], drawn[0 if best is None else 1 :], strict=True)),
+            baseline_csv=csv_link(baseline_rows(document)),
+            control=_control(document),
+            wrong=wrong_part(wrong, document),
+            best=best,
             cross_validated_words=document["baselines"].get("tfidf", {}).get("cv_auc") is not None,
             page=audit_page(audit, document) if audit else None,
-            csv_link=_csv_link(document),
+            facts=_facts(document),
+            csv_link=csv_link(layer_rows(document)),
             figure_json=_embedded(plotly_figure(document)),
             plotly_js=Markup(get_plotlyjs()),
         )
@@ -100,7 +115,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         loader=FunctionLoader(lambda name: (templates / name).read_text("utf-8")),
     )
-    environment.filters |= {"three": three, "percent": percent, "code": _code, "breakable": _breakable}
+    environment.filters |= {
+        "three": three,
+        "percent": percent,
+        "p_value": p_value,
+        "spaced": spaced,
+        "code": _code,
+        "breakable": _breakable,
+        "cut": _cut,
+    }
     return environment
 
 
@@ -117,9 +140,10 @@ def summary_words(document: dict[str, Any]) -> list[str]:
     if best is None:
         words.append("No layer carries the concept: none beats probes trained on shuffled labels.")
         return words
+    measured = "in cross-validation" if cross_validates(document) else "on the validation texts"
     words.append(
         f"Layer {best['layer']} (block index {best['block_index']}, readout {best['readout']}) is best: AUC "
-        f"{interval_words(best, 'cv_auc')} in cross-validation and {interval_words(best, 'test_auc')} on the test "
+        f"{interval_words(best, 'cv_auc')} {measured} and {interval_words(best, 'test_auc')} on the test "
         f"texts, where {percent(best['test_accuracy'])} are put in the right class."
     )
     others = spaced(layer for layer in document["tied_layers"] if layer != best["layer"])
@@ -133,31 +157,44 @@ def summary_words(document: dict[str, Any]) -> list[str]:
     return words
 
 
-def wrong_examples(
-    document: dict[str, Any], measured: Sequence[Measured], rows: TestRows, texts: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """The test texts that the best layer puts in the wrong class, the most confident first, ``N_EXAMPLES`` at most.
+def _tiles(best: dict[str, Any] | None, cv_words: str) -> list[dict[str, str]]:
+    """The measures of the best layer, each with its interval in words."""
+    found = []
+    for name, words in _TILES.items():
+        if best is not None and best.get(name) is not None:
+            low, high = best.get(f"{name}_low"), best.get(f"{name}_high")
+            span = "" if low is None or high is None else f"{three(low)} to {three(high)}"
+            found.append({"name": words.format(cv=cv_words), "value": three(best[name]), "span": span})
+    return found
 
-    Each has id, text, label, called (a class) and probability (of its label).
-    """
-    chosen = (document["primary_readout"], document["best_layer"])
-    best = next((m for m in measured if (m.readout, m.layer) == chosen), None)
-    if best is None:
-        return []
-    by_id = {str(row["id"]): str(row["text"]) for row in texts if row.get("split") == "test"}
-    names = document["classes"]
-    found = [
-        {
-            "id": rows.ids[i],
-            "text": by_id.get(rows.ids[i], "(the text is not in texts.jsonl)"),
-            "label": names[label],
-            "called": names[best.called[i]],
-            "probability": float(best.probabilities[i, label]),
-        }
-        for i, label in enumerate(rows.labels)
-        if best.called[i] != label
+
+def _control(document: dict[str, Any]) -> dict[str, Any] | None:
+    known = [e["control_auc"] for e in primary_entries(document) if e["control_auc"] is not None]
+    return {"n": len(known), "low": min(known), "high": max(known)} if known else None
+
+
+def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    """What went in, as names and words; backticks mark what is to be read letter by letter."""
+    n, inputs = document["n_texts"], document["inputs"]
+    rows = [
+        ("texts", f"{n['train']:,} train, {n['val']:,} validation, {n['test']:,} test"),
+        ("model", f"`{model_title(document)}`"),
+        ("model revision", f"`{document['model_revision']}`" if document["model_revision"] else ""),
+        ("readouts", ", ".join(document["readouts"])),
+        ("prefix", _quoted(document.get("prefix"))),
+        ("suffix", _quoted(document.get("suffix"))),
+        ("template", str(document.get("template") or "")),
+        ("seed", str(document["config"]["seed"])),
+        ("probes, sha256 of their files", f"`{inputs['probes']}`"),
+        ("activations, sha256 of their files", f"`{inputs['activations']}`"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
+        ("comparison took", f"{document['elapsed_s']:.1f} s" if document.get("elapsed_s") else ""),
     ]
-    return sorted(found, key=lambda e: (e["probability"], e["id"]))[:N_EXAMPLES]
+    return [(name, value) for name, value in rows if value]
+
+
+def _quoted(text: str | None) -> str:
+    return f"`{json.dumps(text, ensure_ascii=False)}`" if text else ""
 
 
 def _code(text: str) -> Markup:
@@ -171,15 +208,9 @@ def _breakable(text: str) -> Markup:
     return Markup("_<wbr>").join(text.split("_"))
 
 
-def _csv_link(document: dict[str, Any]) -> str:
-    """The table of layers as CSV in a data: link."""
-    names = eval_names(document["layers"])
-    buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*_LAYER_COLUMNS, *(f"eval_{name}" for name in names)])
-    for entry in document["layers"]:
-        writer.writerow([*(entry[c] for c in _LAYER_COLUMNS), *(entry["eval"].get(name) for name in names)])
-    return "data:text/csv;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
+def _cut(text: str, most: int) -> str:
+    """The first ``most`` characters, with a mark where there were more."""
+    return text if len(text) <= most else f"{text[: most - 2].rstrip()} …"
 
 
 def _embedded(value: Any) -> Markup:

@@ -1,4 +1,4 @@
-"""The compare stage: a probe set and the activations it was trained on -> comparison, figure and report.
+"""The compare stage: probe sets and the activations they were trained on -> comparison, figure and report.
 
 No model is read.
 """
@@ -14,7 +14,13 @@ from typing import Any
 from strataprobe.compare.document import FORMAT_VERSION, Sources, build_document
 from strataprobe.compare.figures import layer_comparison_png
 from strataprobe.compare.layers import layer_keys, measure_layers, read_test_rows
-from strataprobe.compare.report import report_html, wrong_examples
+from strataprobe.compare.published import PUBLISHED_BLOCKS, read_published
+from strataprobe.compare.report import report_html
+from strataprobe.compare.sets import FORMAT_VERSION as SETS_VERSION
+from strataprobe.compare.sets import Member, sets_document, unique_names
+from strataprobe.compare.sets_figure import sets_png
+from strataprobe.compare.sets_page import sets_html
+from strataprobe.compare.wrong import wrong_examples
 from strataprobe.errors import OptionError, StageError
 from strataprobe.manifest import (
     Manifest,
@@ -31,6 +37,7 @@ from strataprobe.store import ActivationFolder
 
 COMPARISON_NAME = "comparison.json"
 REPORT_NAME = "report.html"
+_LONGEST_NAMES = 120
 # What stands in for the name of the recipe where there is none.
 _NO_RECIPE = "texts"
 _FILE_NAME_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -43,20 +50,57 @@ def compare(
     activations: Sequence[str | Path] | None = None,
     seed: int = 0,
     recipe: Recipe | None = None,
+    published: Sequence[str | Path] = (),
+    published_blocks: int = PUBLISHED_BLOCKS,
 ) -> dict[str, Any]:
     """Compare the layers of a probes folder; write ``comparison.json``, the PNG and ``report.html`` into ``out``.
 
     ``activations`` default to the folder of that name beside the probes. ``recipe`` is only needed for the lexicon of a
     recipe that is not built in. The same inputs and ``seed`` give the same files but for ``elapsed_s``; when they are
     there already, nothing is computed. Returns the comparison document.
-    Raises OptionError for more than one probes folder, StageError when a folder is not usable or the activations are
-    not those the probes were trained on.
+
+    Several probes folders are each compared so in a folder of ``out`` of their own, and then side by side in ``out``;
+    so are figures that others ``published`` (see ``read_published``), with or without probes of ours.
+    Raises OptionError when there is nothing to compare or the activations do not match the probes in number, StageError
+    when a folder is not usable or the activations are not those the probes were trained on, DataError for published
+    figures that cannot be read.
     """
-    started_s = time.monotonic()
-    sources = _open(probes, activations, recipe)
     out = Path(out)
+    _check_counts(probes, activations, published)
+    theirs = [read_published(path, published_blocks) for path in published]
+    given: Sequence[str | Path | None] = activations if activations else [None] * len(probes)
+    opened = [open_sources(Path(path), beside, recipe) for path, beside in zip(probes, given, strict=True)]
+    if len(opened) == 1 and not theirs:
+        return _compare_one(opened[0], Path(probes[0]), out, seed)
+    names = unique_names([sources.name for sources in opened])
+    members = [
+        Member(name, sources, _compare_one(sources, Path(path), out / name, seed))
+        for name, sources, path in zip(names, opened, probes, strict=True)
+    ]
+    return _compare_sets(members, theirs, out, seed)
+
+
+def _check_counts(
+    probes: Sequence[str | Path], activations: Sequence[str | Path] | None, published: Sequence[str | Path]
+) -> None:
+    if not probes and not published:
+        raise OptionError("there is nothing to compare: give --probes DIR, or --published FILE.")
+    if activations and len(activations) != len(probes):
+        raise OptionError(
+            f"there are {len(probes)} probes folders and {len(activations)} folders of activations: give --activations "
+            "once for each --probes, in the same order, or not at all."
+        )
+    for option, paths in (("--probes", probes), ("--published", published)):
+        seen = [Path(path).resolve() for path in paths]
+        twice = next((path for path in seen if seen.count(path) > 1), None)
+        if twice is not None:
+            raise OptionError(f"{option} {twice} is given twice: give each once.")
+
+
+def _compare_one(sources: Sources, probes: Path, out: Path, seed: int) -> dict[str, Any]:
+    started_s = time.monotonic()
     inputs = {
-        "probes": _digest(sources.probes.manifest, Path(probes[0])),
+        "probes": _digest(sources.probes.manifest, probes),
         "activations": _digest(sources.folder.manifest, sources.folder.path),
     }
     known = sources.recipe.to_json() if sources.recipe else None
@@ -80,15 +124,40 @@ def compare(
     return document
 
 
-def _open(probes: Sequence[str | Path], activations: Sequence[str | Path] | None, recipe: Recipe | None) -> Sources:
-    if len(probes) != 1 or len(activations or [0]) != 1:
-        raise OptionError(
-            "compare takes one probes folder and its activations in this release: give --probes once, "
-            "and compare further sets in calls of their own."
-        )
-    path = Path(probes[0])
+def _compare_sets(
+    members: Sequence[Member], published: Sequence[dict[str, Any]], out: Path, seed: int
+) -> dict[str, Any]:
+    started_s = time.monotonic()
+    inputs = {f"{m.name}: {kind}": digest for m in members for kind, digest in m.document["inputs"].items()}
+    inputs |= {f"published {i}: {p['name']}": p["sha256"] for i, p in enumerate(published, start=1)}
+    depths = [p["n_layers"] for p in published]
+    config = {"seed": seed, "format_version": SETS_VERSION, "sets_format_version": FORMAT_VERSION, "blocks": depths}
+    picture = out / f"{_picture_name([m.name for m in members] or [p['name'] for p in published])}.png"
+    paths = (out / COMPARISON_NAME, picture, out / REPORT_NAME)
+    done = _finished(paths, inputs, config)
+    if done is not None:
+        note(f"compare: {paths[0]} is up to date with these probes, skipped")
+        return done
+    document = sets_document(members, published, seed=seed)
+    document |= {"inputs": inputs, "config": config, "versions": library_versions()}
+    document["elapsed_s"] = time.monotonic() - started_s
+    _make_folder(out)
+    write_atomic(picture, sets_png(document))
+    write_atomic(paths[2], sets_html(document))
+    write_json(paths[0], document)
+    return document
+
+
+def _picture_name(names: Sequence[str]) -> str:
+    """The stem of the figure's name: the names of the sets, so far as a file name has room."""
+    joined = "_".join(name if _FILE_NAME_SAFE.fullmatch(name) else _NO_RECIPE for name in names)
+    return f"{joined[:_LONGEST_NAMES]}_layer_comparison"
+
+
+def open_sources(path: Path, activations: str | Path | None = None, recipe: Recipe | None = None) -> Sources:
+    """A probes folder and its activations, checked to belong together. Raises StageError as ``compare``."""
     trained = load_probes(path)
-    beside = Path(activations[0]) if activations else path.resolve().parent / "activations"
+    beside = Path(activations) if activations else path.resolve().parent / "activations"
     if not activations and not beside.is_dir():
         raise StageError(f"{path} has no folder 'activations' beside it: say where they are with --activations DIR.")
     folder = ActivationFolder.open(beside, trained.manifest.config.get("numbering", "strataprobe"))

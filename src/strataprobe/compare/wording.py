@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -74,6 +74,16 @@ def spaced(layers: Iterable[int]) -> str:
     return span(layers).replace(",", ", ")
 
 
+def cross_validates(document: Mapping[str, Any]) -> bool:
+    """Whether the AUCs of the curve are of cross-validation, not of the validation texts alone."""
+    return document.get("n_folds") != 0
+
+
+def curve_name(document: Mapping[str, Any]) -> str:
+    """What the curve is, for a legend."""
+    return "cross-validation" if cross_validates(document) else "validation"
+
+
 def figure_title(document: dict[str, Any]) -> str:
     """What the figure shows, in one line."""
     measure = "AUC by layer" if len(document["classes"]) == 2 else "AUC by layer, mean over classes against the rest"
@@ -90,8 +100,10 @@ def figure_note(document: dict[str, Any]) -> str:
     """The small type below the figure: how many texts, and where `last` reads when more than the text is there."""
     n = document["n_texts"]
     cv = n["train"] + n["val"]
-    words = f"Cross-validation over {cv:,} texts, related ones kept together; the {n['test']:,} test texts played no "
-    words += "part in choosing the layer."
+    words = f"Cross-validation over {cv:,} texts, related ones kept together"
+    if not cross_validates(document):
+        words = f"Trained on {n['train']:,} texts, measured on {n['val']:,} validation texts"
+    words += f"; the {n['test']:,} test texts played no part in choosing the layer."
     if "last" in document["readouts"]:
         if document.get("template") == "chat":
             words += "\n`last` reads where the model would go on: the curve shows when the answer arrives there."
@@ -103,3 +115,10 @@ def figure_note(document: dict[str, Any]) -> str:
 def percent(value: float | None) -> str:
     """For example "93.5 %"."""
     return "unknown" if value is None else f"{100 * value:.1f} %"
+
+
+def p_value(value: float | None) -> str:
+    """For example ".031" or "< .001"; "" for None."""
+    if value is None:
+        return ""
+    return "< .001" if value < 0.001 else three(value)

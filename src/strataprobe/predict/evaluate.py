@@ -8,22 +8,29 @@ from typing import Any
 import numpy as np
 
 from strataprobe.dataset import Dataset, read_dataset
-from strataprobe.errors import DataError
+from strataprobe.errors import DataError, ProbeError
 from strataprobe.metrics import AucEstimate, auc_interval, clustered_auc, macro_auc
 from strataprobe.predict.inference import MultiProbeInference
+from strataprobe.probes.probe import REGRESSION
+from strataprobe.probes.values import value_summary
 
 
 def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict[str, Any]:
-    """AUC with its 95 % interval (over groups), and accuracy, on the rows that have a label.
+    """AUC with its 95 % interval (over groups), and accuracy, on the rows that have a label; of regression probes how well
+    their values match the rows that have a score.
 
     Returns ``n``, ``n_skipped`` (rows without a label), ``layer``, ``auc``, ``auc_low``, ``auc_high``, ``accuracy`` (a
     text counts as the class with the highest probability; with two classes, as the one past its threshold), and
     ``classes`` with the same numbers for each where there are more than two (``auc`` is then their mean). An AUC that
-    cannot be measured because only one class is there is None.
+    cannot be measured because only one class is there is None. Of a regression probe: ``n``, ``n_skipped`` (rows without a
+    score), ``layer``, and the numbers of ``value_summary``.
 
-    Raises DataError when no row has a label, or one has a class the probes do not know.
+    Raises DataError when no row has a label (a score), or one has a class the probes do not know; ProbeError for several
+    regression probes at once.
     """
     dataset = data if isinstance(data, Dataset) else read_dataset(data, keep_fields=False)
+    if inference.probes.first.kind == REGRESSION:
+        return _of_values(inference, dataset)
     names = inference.probes.class_names
     rows = [row for row in dataset.rows if row.label is not None]
     if not rows:
@@ -50,6 +57,18 @@ def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict
     result["accuracy"] = float(np.mean(probabilities.argmax(axis=1) == labels))
     result["classes"] = classes
     return result
+
+
+def _of_values(inference: MultiProbeInference, dataset: Dataset) -> dict[str, Any]:
+    rows = [row for row in dataset.rows if row.score is not None]
+    names = inference.probes.class_names
+    if len(names) > 1:
+        raise ProbeError(f"these probes give {len(names)} values ({', '.join(names)}), and a row has one score.")
+    if not rows:
+        raise DataError(f"{dataset.name} has no row with a score: {names[0]!r} is a value, so evaluate needs 'score'.")
+    values = inference.logits([r.content for r in rows], lambda i: f"text {rows[i].id!r}")[:, 0]
+    found = value_summary([r.score for r in rows], values, [r.group for r in rows])
+    return {"n": len(rows), "n_skipped": len(dataset.rows) - len(rows), "layer": inference.layer, **found}
 
 
 def _one_class(positive: np.ndarray, logits: np.ndarray, groups: np.ndarray) -> dict[str, Any]:

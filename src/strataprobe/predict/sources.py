@@ -11,9 +11,11 @@ import numpy as np
 from strataprobe.errors import ProbeError, StageError
 from strataprobe.manifest import read_json
 from strataprobe.probes.files import PROBES_NAME, load_oof, load_probes
-from strataprobe.probes.probe import ProbeSet
+from strataprobe.probes.probe import REGRESSION, ProbeSet
 from strataprobe.probes.pth import load_probe_folder
 from strataprobe.store import Numbering, span
+
+_AUC = ("cv_auc", "AUC")
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ def _trained(folder: Path, readout: str | None) -> ProbeSource:
     if compared is not None and compared["best_layer"] in sets:
         return ProbeSource(folder, sets, compared["best_layer"], "best_layer of comparison.json", numbered=True)
     recorded = trained.manifest.details["layers"][chosen]
-    cv = {layer: recorded[str(layer)]["cv_auc"] for layer in sets}
+    measure, called = ("cv_r2", "R2") if trained.sets[chosen, trained.layers[0]].first.kind == REGRESSION else _AUC
+    cv = {layer: recorded[str(layer)][measure] for layer in sets}
     best = min(cv, key=lambda k: (-cv[k], k))
-    reason = f"highest cross-validated AUC in training, {cv[best]:.3f}"
+    reason = f"highest cross-validated {called} in training, {cv[best]:.3f}"
     if compared is not None and compared["best_layer"] is None:
         reason += "; the comparison found no layer that beats its control, so expect chance"
     return ProbeSource(folder, sets, best, reason, numbered=True)

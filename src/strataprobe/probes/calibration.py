@@ -17,6 +17,9 @@ from strataprobe.errors import OptionError
 
 METHODS = ("platt", "temperature")
 MIN_ROWS = 5
+# Standard deviations of a prior: of the slope as a share of it, and of the intercept. On 10 to 300 reviews they gave a
+# lower log loss than no prior and than narrower ones, with equal classes and with one in five.
+_PRIOR_SLOPE, _PRIOR_INTERCEPT = 0.5, 1.5
 _MAX_STEPS = 100
 
 
@@ -71,9 +74,9 @@ class CalibrationRule:
         """As plain JSON values."""
         return asdict(self)
 
-    def calibrate(self, labels01: Any, logits: Any) -> PlattFit:
-        """The calibration for logits (n,) of rows with labels (n,) in {0, 1}."""
-        return (fit_platt if self.method == "platt" else fit_temperature)(labels01, logits)
+    def calibrate(self, labels01: Any, logits: Any, prior: Calibration | None = None) -> PlattFit:
+        """The calibration for logits (n,) of rows with labels (n,) in {0, 1}; ``prior`` as in ``fit_platt``."""
+        return (fit_platt if self.method == "platt" else fit_temperature)(labels01, logits, prior)
 
     def threshold(self, labels01: Any, probabilities: Any) -> Threshold:
         """The threshold for probabilities (n,) of rows with labels (n,) in {0, 1}."""
@@ -105,29 +108,33 @@ def sigmoid(z: Any) -> NDArray[np.float64]:
     return np.where(values >= 0, 1.0, small) / (1.0 + small)
 
 
-def fit_platt(labels01: Any, logits: Any) -> PlattFit:
+def fit_platt(labels01: Any, logits: Any, prior: Calibration | None = None) -> PlattFit:
     """Slope and intercept for logits (n,) of rows with labels (n,) in {0, 1}, best on rows no probe was fitted on.
 
     Fewer than five rows, or rows of one class only, give the identity. Logits that do not rank the class above the rest
-    give slope 1 with a fitted intercept, since a negative slope would turn the probe round.
+    give slope 1 (the prior's) with a fitted intercept, since a negative slope would turn the probe round. With ``prior``,
+    the calibration the same logits had on other text, a few rows move it a little and many move it freely.
     """
     y, x = np.asarray(labels01).astype(bool), np.asarray(logits, dtype=np.float64)
     lacking = _lacking(y)
     if lacking:
         return PlattFit(IDENTITY, lacking)
-    targets = _smoothed(y)
+    targets = _smoothed(y) if prior is None else y.astype(np.float64)
     centre, spread = float(x.mean()), float(x.std())
     if spread > 1e-12 * max(1.0, abs(centre)):
-        share = targets.mean()
+        share = _smoothed(y).mean()
         start = np.array([0.0, np.log(share) - np.log1p(-share)])
-        slope, intercept = _newton(np.stack([(x - centre) / spread, np.ones_like(x)]), targets, start).tolist()
+        pull = None if prior is None else _pull(prior, np.array([[1 / spread, 0.0], [-centre / spread, 1.0]]))
+        slope, intercept = _newton(np.stack([(x - centre) / spread, np.ones_like(x)]), targets, start, pull).tolist()
         if slope > 0:
             return PlattFit(Calibration(slope / spread, intercept - slope * centre / spread), "")
-    return PlattFit(Calibration(1.0, _intercept_only(x, targets)), "slope 1: the logits do not rank the class higher")
+    slope = 1.0 if prior is None else prior.slope
+    fitted = Calibration(slope, _intercept_only(slope * x, targets))
+    return PlattFit(fitted, f"slope {slope:.3g}: the logits do not rank the class higher")
 
 
-def fit_temperature(labels01: Any, logits: Any) -> PlattFit:
-    """Slope for logits (n,) of rows with labels (n,) in {0, 1}; the intercept is 0.
+def fit_temperature(labels01: Any, logits: Any, prior: Calibration | None = None) -> PlattFit:
+    """Slope for logits (n,) of rows with labels (n,) in {0, 1}; the intercept is 0; ``prior`` as in ``fit_platt``.
 
     Rows that ``fit_platt`` cannot use give the identity here too, and so do logits whose best slope is not positive.
     """
@@ -137,7 +144,9 @@ def fit_temperature(labels01: Any, logits: Any) -> PlattFit:
         return PlattFit(IDENTITY, lacking)
     size = float(np.sqrt(np.square(x).mean()))
     if size > 0:
-        slope = float(_newton(x[None] / size, _smoothed(y), np.zeros(1))[0])
+        targets = _smoothed(y) if prior is None else y.astype(np.float64)
+        pull = None if prior is None else _pull(prior, np.array([[1 / size]]))
+        slope = float(_newton(x[None] / size, targets, np.zeros(1), pull)[0])
         if slope > 0:
             return PlattFit(Calibration(slope / size, 0.0), "")
     return PlattFit(IDENTITY, "identity: the logits do not rank the class higher")
@@ -156,33 +165,49 @@ def _smoothed(y: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.where(y, (n_positive + 1) / (n_positive + 2), 1 / (len(y) - n_positive + 2))
 
 
+def _pull(prior: Calibration, scaling: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision (k, k) and centre (k,) for a point of which ``scaling`` @ point is the slope, or slope and intercept."""
+    k = len(scaling)
+    spread = np.array([_PRIOR_SLOPE * prior.slope, _PRIOR_INTERCEPT])[:k]
+    return scaling.T @ np.diag(spread**-2.0) @ scaling, np.linalg.solve(scaling, np.array(prior)[:k])
+
+
 def _loss(z: NDArray[np.float64], targets: NDArray[np.float64]) -> float:
     return float((np.logaddexp(0.0, z) - targets * z).sum())
 
 
 def _newton(
-    design: NDArray[np.float64], targets: NDArray[np.float64], point: NDArray[np.float64]
+    design: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    point: NDArray[np.float64],
+    pull: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
     """The point (k,), from this one on, at which sigmoid(point @ design) has the least cross-entropy against soft targets.
 
-    ``design`` (k, n) has rows of size about 1.
+    ``design`` (k, n) has rows of size about 1; ``pull`` is the precision and centre of a normal prior.
     """
-    value = _loss(point @ design, targets)
+    precision, middle = (np.zeros((len(point), len(point))), point) if pull is None else pull
+
+    def value_at(point: NDArray[np.float64]) -> float:
+        away = point - middle
+        return _loss(point @ design, targets) + float(away @ precision @ away) / 2
+
+    value = value_at(point)
     for _ in range(_MAX_STEPS):
         p = sigmoid(point @ design)
-        gradient = design @ (p - targets)
-        curvature = (design * (p * (1 - p))) @ design.T + 1e-12 * np.eye(len(point))
+        gradient = design @ (p - targets) + precision @ (point - middle)
+        curvature = (design * (p * (1 - p))) @ design.T + precision + 1e-12 * np.eye(len(point))
         step = np.linalg.solve(curvature, -gradient)
         decrease = float(-gradient @ step)
         if decrease < 1e-16 * max(value, 1.0):
             break
         length = 1.0
-        while length > 1e-10 and _loss((point + length * step) @ design, targets) > value - 1e-4 * length * decrease:
+        while length > 1e-10 and value_at(point + length * step) > value - 1e-4 * length * decrease:
             length /= 2
         if length <= 1e-10:
             break
         point = point + length * step
-        value = _loss(point @ design, targets)
+        value = value_at(point)
     return point
 
 

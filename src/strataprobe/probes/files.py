@@ -84,7 +84,7 @@ class TrainedProbes:
 
 @dataclass(frozen=True, eq=False)
 class Oof:
-    """Out-of-fold logits of the labelled train and val rows, in file order.
+    """Out-of-fold logits of the labelled train and val rows, in file order; of probes of values, their values.
 
     ``logits`` by (readout, layer), each (N, C) float32; ``labels``, ``folds`` and ``groups`` (an index) (N,) int64.
     They are on the scale of the layer's own probe: its calibration turns them into log-odds. Within a fold they come
@@ -97,6 +97,7 @@ class Oof:
     groups: NDArray[np.int64]
     ids: list[str]
     class_names: list[str]
+    targets: NDArray[np.float32] | None = None
 
 
 def write_probes(
@@ -216,6 +217,8 @@ def write_oof(folder: Path, oof: Oof) -> None:
     """Write ``oof_logits.safetensors``."""
     tensors: dict[str, NDArray[Any]] = {tensor_name(*key): value for key, value in oof.logits.items()}
     tensors |= {"labels": oof.labels, "folds": oof.folds, "groups": oof.groups}
+    if oof.targets is not None:
+        tensors["targets"] = oof.targets
     readouts = list(dict.fromkeys(readout for readout, _ in oof.logits))
     layers = sorted({layer for _, layer in oof.logits})
     header = {"class_names": oof.class_names, "ids": oof.ids, "readouts": readouts, "layers": layers}
@@ -232,6 +235,6 @@ def load_oof(folder: str | Path) -> Oof:
     try:
         logits = {(r, k): tensors[tensor_name(r, k)] for r in header["readouts"] for k in header["layers"]}
         labels, folds, groups = (tensors[name] for name in ("labels", "folds", "groups"))
-        return Oof(logits, labels, folds, groups, ids=header["ids"], class_names=header["class_names"])
+        return Oof(logits, labels, folds, groups, header["ids"], header["class_names"], tensors.get("targets"))
     except (KeyError, TypeError) as error:
         raise StageError(f"{path} is incomplete ({error}): run 'strataprobe train' again.") from error

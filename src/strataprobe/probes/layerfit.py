@@ -28,7 +28,7 @@ from strataprobe.probes.crossval import (
 from strataprobe.probes.families import Fit, Fitter, NetworkFit
 from strataprobe.probes.files import network_tensors, pack, read_network, unpack
 from strataprobe.probes.network import Network
-from strataprobe.probes.probe import Probe, ProbeSet
+from strataprobe.probes.probe import BINARY, Probe, ProbeSet
 from strataprobe.probes.solver import feature_scale
 from strataprobe.store import ActivationFolder, LayerRows
 
@@ -40,13 +40,15 @@ _RESULT = "result"
 class Rows:
     """What identifies the labelled train and val rows, in file order, and the fold of each; the same for all layers.
 
-    Without cross-validation these are the val rows alone, all in fold 0.
+    Without cross-validation these are the val rows alone, all in fold 0. Of rows with a continuous target, ``targets``
+    (N,) float32 holds it; their labels are then -1.
     """
 
     ids: list[str]
     labels: NDArray[np.int64]
     groups: list[str]
     folds: NDArray[np.int64]
+    targets: NDArray[np.float32] | None = None
 
     def group_indices(self) -> NDArray[np.int64]:
         """(N,) an index for each distinct group."""
@@ -60,13 +62,15 @@ class Rows:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {"ids": self.ids, "labels": self.labels.tolist(), "groups": self.groups, "folds": self.folds.tolist()}
+        own = {"ids": self.ids, "labels": self.labels.tolist(), "groups": self.groups, "folds": self.folds.tolist()}
+        return own if self.targets is None else {**own, "targets": self.targets.tolist()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Rows:
         """From ``to_json``."""
         labels, folds = (np.array(value[k], dtype=np.int64) for k in ("labels", "folds"))
-        return cls(list(value["ids"]), labels, list(value["groups"]), folds)
+        targets = np.array(value["targets"], dtype=np.float32) if "targets" in value else None
+        return cls(list(value["ids"]), labels, list(value["groups"]), folds, targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +132,7 @@ class LayerResult:
                     model_revision=info["model_revision"],
                     threshold=float(self.threshold[c]),
                     calibration=Calibration(*self.calibration[c].tolist()),
+                    kind=self.report.get("kind", BINARY),
                     extra=self.report["classes"][c] | {"recipe": info["recipe_name"], "class_names": list(class_names)},
                     network=self.network,
                     output=c if self.network is not None else 0,
@@ -176,7 +181,7 @@ def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int,
 
     Raises DataError for too few groups.
     """
-    parts = [splits[name] for name in _measured_on(n_folds)]
+    parts = [splits[name] for name in measured_on(n_folds)]
     labels = np.concatenate([part.labels for part in parts])
     groups = [group for part in parts for group in part.groups]
     folds = np.zeros(len(labels), dtype=np.int64)
@@ -186,14 +191,14 @@ def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int,
     return Rows([i for part in parts for i in part.ids], labels, groups, folds)
 
 
-def _measured_on(n_folds: int) -> tuple[str, ...]:
-    """The splits whose rows the curve is measured on."""
+def measured_on(n_folds: int) -> tuple[str, ...]:
+    """The splits whose rows the curve is measured on: without cross-validation (0) val alone."""
     return ("train", "val") if n_folds else ("val",)
 
 
 def check_same_rows(splits: dict[str, LayerRows], rows: Rows, where: Path) -> None:
     """Raise StageError when this layer's rows are not those of the other layers."""
-    parts = [splits[name] for name in _measured_on(rows.n_folds)]
+    parts = [splits[name] for name in measured_on(rows.n_folds)]
     ids = [i for part in parts for i in part.ids]
     labels = np.concatenate([part.labels for part in parts])
     if ids != rows.ids or not np.array_equal(labels, rows.labels):
@@ -205,7 +210,7 @@ def fit_layer(
 ) -> LayerResult:
     """Fit on train, choose and calibrate on val, cross-validate on both, measure on test."""
     started_s = time.monotonic()
-    train, val, test = (splits[name] for name in SPLITS)
+    train, val = splits["train"], splits["val"]
     fit = fitter.fit(
         train.activations,
         class_columns(train.labels, n_classes),
@@ -216,8 +221,23 @@ def fit_layer(
     if rows.n_folds:
         both = np.concatenate([train.activations, val.activations])
         crossed = cross_validate(fitter, both, class_columns(rows.labels, n_classes), rows.folds)
+    result = measured(fit, crossed, splits, rows, n_classes, feature_scale(train.activations), rule)
+    result.report["elapsed_s"] = time.monotonic() - started_s
+    return result
+
+
+def measured(
+    fit: Fit,
+    crossed: CrossValidated | None,
+    splits: dict[str, LayerRows],
+    rows: Rows,
+    n_classes: int,
+    scale: NDArray[np.float32],
+    rule: CalibrationRule,
+) -> LayerResult:
+    """A fit on train, calibrated on val and measured on test."""
+    train, val, test = (splits[name] for name in SPLITS)
     val_logits = fit.logits(val.activations)
-    scale = feature_scale(train.activations)
     result = calibrated(fit, val_logits, val.labels, crossed, rows, n_classes, scale, rule)
     _add_val_aucs(result.report, val_logits, class_columns(val.labels, n_classes))
     probabilities = sigmoid(result.logits(test.activations) * result.calibration[:, 0] + result.calibration[:, 1])
@@ -227,7 +247,7 @@ def fit_layer(
         for c in range(n_classes)
     ]
     counts = {"n_train": len(train.labels), "n_val": len(val.labels), "n_test": len(test.labels)}
-    result.report.update(counts, test=metrics, elapsed_s=time.monotonic() - started_s)
+    result.report.update(counts, test=metrics)
     return result
 
 
@@ -249,16 +269,18 @@ def calibrated(
     n_classes: int,
     scale: NDArray[np.float32],
     rule: CalibrationRule = DEFAULT_RULE,
+    priors: Sequence[Calibration | None] | None = None,
 ) -> LayerResult:
     """All classes, each calibrated and its threshold chosen from ``logits`` (n, K) of rows it was not fitted on.
 
     Its report has ``cv_auc`` for each class, the mean of the AUCs within each fold, and their mean over classes. The
     out-of-fold log-odds become logits of these probes: what the calibration turns back into the log-odds. Without
-    cross-validation (``crossed`` None) they are ``logits`` themselves, and ``cv_auc`` is of those.
+    cross-validation (``crossed`` None) they are ``logits`` themselves, and ``cv_auc`` is of those. ``priors`` (K,) are
+    those of ``fit_platt``.
     """
     Y = class_columns(labels, n_classes)
     two = n_classes == 2
-    fits = [rule.calibrate(Y[:, k], logits[:, k]) for k in range(Y.shape[1])]
+    fits = [rule.calibrate(Y[:, k], logits[:, k], prior) for k, prior in enumerate(priors or [None] * Y.shape[1])]
     slopes, intercepts = np.array([f.calibration for f in fits]).T
     oof = logits if crossed is None else (crossed.logits - intercepts) / slopes
     thresholds = rule.thresholds(Y, sigmoid(logits * slopes + intercepts), n_classes)

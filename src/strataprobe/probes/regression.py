@@ -7,21 +7,20 @@ over groups on both, alpha chosen inside each fold; the test rows measure it.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.dataset import SPLITS
-from strataprobe.errors import DataError, OptionError, StageError
+from strataprobe.errors import DataError, StageError
 from strataprobe.probes.calibration import IDENTITY
-from strataprobe.probes.crossval import N_FOLDS, make_folds
-from strataprobe.probes.families import Fitter
+from strataprobe.probes.crossval import make_folds
 from strataprobe.probes.families.ridge import Ridge
-from strataprobe.probes.layerfit import LayerResult
+from strataprobe.probes.layerfit import LayerResult, Rows, measured_on
+from strataprobe.probes.probe import REGRESSION
 from strataprobe.probes.solver import feature_scale
 from strataprobe.probes.values import MEASURES, r2, spearman, value_summary
 from strataprobe.store import ActivationFolder, LayerRows
@@ -30,133 +29,119 @@ DEFAULT_NAME = "score"
 _LEAST_ROWS = 10
 
 
-@dataclass(frozen=True, eq=False)
-class ValueRows:
-    """What identifies the train and val rows that have a target, and the fold of each; without folds the val rows."""
+@dataclass(frozen=True)
+class ValueTask:
+    """One probe of the folder's continuous targets, named after the recipe, or "score"."""
 
-    ids: list[str]
-    targets: NDArray[np.float32]
-    groups: list[str]
-    folds: NDArray[np.int64]
+    folder: ActivationFolder
+    fitter: Ridge
+    seed: int
+    n_folds: int
 
     @property
-    def n_folds(self) -> int:
-        """How many folds there are; 0 without cross-validation."""
-        n = int(self.folds.max(initial=0)) + 1
-        return n if n > 1 else 0
+    def names(self) -> list[str]:
+        """The name of the value."""
+        return [str(self.folder.info["recipe_name"]) or DEFAULT_NAME]
 
-    def group_indices(self) -> NDArray[np.int64]:
-        """(N,) an index for each distinct group."""
-        return np.unique(np.asarray(self.groups), return_inverse=True)[1].astype(np.int64)
+    def rows(self, layer: int, readout: str) -> Rows:
+        """The rows with a target."""
+        rows = _joined(read_value_splits(self.folder, layer, readout), self.n_folds)
+        folds = make_folds(rows.folds, rows.groups, self.names, self.seed, self.n_folds) if self.n_folds else rows.folds
+        return Rows(rows.ids, rows.labels, rows.groups, folds, rows.targets)
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; a float32 is exact in them."""
-        return {"ids": self.ids, "targets": self.targets.tolist(), "groups": self.groups, "folds": self.folds.tolist()}
+    def fit(self, layer: int, readout: str, rows: Rows) -> LayerResult:
+        """Fit and measure one layer."""
+        splits = read_value_splits(self.folder, layer, readout)
+        mine = _joined(splits, rows.n_folds)
+        if mine.ids != rows.ids or rows.targets is None or not np.array_equal(targets_of(mine), rows.targets):
+            raise StageError(
+                f"{self.folder.file(layer)} holds other texts or scores than the layers before it: capture all layers "
+                "together."
+            )
+        return fit_value_layer(splits, rows, self.fitter)
 
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> ValueRows:
-        """From ``to_json``."""
-        targets, folds = np.array(value["targets"], dtype=np.float32), np.array(value["folds"], dtype=np.int64)
-        return cls(list(value["ids"]), targets, list(value["groups"]), folds)
+    def metrics(self, result: LayerResult) -> dict[str, Any]:
+        """Test-split measurements of the value, and their means under ``average_``."""
+        report = result.report
+        per_action = [
+            {"action": name, **measured, **extra}
+            for name, measured, extra in zip(self.names, report["test"], report["classes"], strict=True)
+        ]
+        known = {key: [m[key] for m in per_action if m[key] is not None] for key in MEASURES}
+        return {
+            **{f"average_{key}": float(np.mean(values)) if values else None for key, values in known.items()},
+            "total_training_time_seconds": report["elapsed_s"],
+            **{key: report[key] for key in ("val_r2", "cv_r2", "cv_spearman", "n_train", "n_val", "n_test")},
+            "per_action_metrics": per_action,
+        }
 
-
-def fits_values(fitter: Fitter, folder: ActivationFolder) -> bool:
-    """Whether this family is to fit the folder's continuous targets.
-
-    Raises OptionError when another family is given targets and no classes, DataError when there are no targets and
-    only values were asked for.
-    """
-    there = has_targets(folder)
-    if isinstance(fitter, Ridge):
-        if fitter.target == "values" and not there:
-            raise DataError(f"{folder.path} has no continuous targets: capture texts with a 'score', or fit classes.")
-        return there and fitter.target != "classes"
-    if there and not folder.class_names:
-        raise OptionError(
-            f"{folder.path} has continuous targets and no classes, which {fitter.name} cannot fit: use --probe ridge."
-        )
-    return False
+    def details(self, result: LayerResult) -> dict[str, Any]:
+        """alpha, and how well the layer does on rows that were left out."""
+        keys = ("cv_r2", "cv_spearman", "val_r2", "val_spearman", "converged")
+        return {"alpha": result.report["classes"][0]["alpha"], **{key: result.report[key] for key in keys}}
 
 
 def has_targets(folder: ActivationFolder) -> bool:
-    """Whether some text of the train split has a target."""
+    """Whether some text of the train split has a continuous target."""
     targets = folder.read(folder.layers[0], "train").targets
     return targets is not None and bool(np.isfinite(targets).any())
 
 
-def value_name(folder: ActivationFolder) -> str:
-    """What the probe is called: after the recipe, or "score"."""
-    return str(folder.info["recipe_name"]) or DEFAULT_NAME
+def fits_values(fitter: Ridge, folder: ActivationFolder) -> bool:
+    """Whether ridge is to fit the folder's targets. Raises DataError when it is and there are none."""
+    there = fitter.target != "classes" and has_targets(folder)
+    if fitter.target == "values" and not there:
+        raise DataError(f"{folder.path} has no continuous targets: capture texts that have a 'score'.")
+    return there
+
+
+def targets_of(rows: LayerRows | Rows) -> NDArray[np.float32]:
+    """The targets (n,) of rows. Raises DataError when they have none."""
+    if rows.targets is None:
+        raise DataError("these rows have no continuous targets: capture texts that have a 'score'.")
+    return rows.targets
 
 
 def read_value_splits(folder: ActivationFolder, layer: int, readout: str) -> dict[str, LayerRows]:
-    """Rows of the three splits that have a target, with ``targets`` (n,) float32.
+    """Rows of the three splits that have a target.
 
-    Raises DataError when a split has fewer than ten of them or the same target throughout, and for values that are
+    Raises DataError when a split has fewer than ten of them, or the same target throughout, and for activations that are
     not finite.
     """
     splits = {}
     for split in SPLITS:
         rows = folder.read(layer, split, readout)
         where = f"{folder.file(layer)}, split {split!r}"
-        targets = np.full(len(rows.labels), np.nan, dtype=np.float32) if rows.targets is None else rows.targets
+        targets = targets_of(rows)
         kept = np.flatnonzero(np.isfinite(targets))
         if len(kept) < _LEAST_ROWS or np.ptp(targets[kept]) == 0:
             raise DataError(
-                f"{where} has {len(kept)} text(s) with a score: every split needs at least {_LEAST_ROWS}, not all of "
-                "them the same, so add scored texts."
+                f"{where} has {len(kept)} text(s) with a score: every split needs at least {_LEAST_ROWS}, and not all of "
+                "one score, so add scored texts."
             )
         if not np.isfinite(rows.activations[kept]).all():
             raise DataError(
                 f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again."
             )
-        splits[split] = LayerRows(
-            rows.activations[kept],
-            rows.labels[kept],
-            [rows.ids[i] for i in kept],
-            [rows.groups[i] for i in kept],
-            targets[kept],
-        )
+        ids, groups = ([names[i] for i in kept] for names in (rows.ids, rows.groups))
+        splits[split] = LayerRows(rows.activations[kept], rows.labels[kept], ids, groups, targets[kept])
     return splits
 
 
-def value_rows_of(splits: Mapping[str, LayerRows], name: str, seed: int, n_folds: int = N_FOLDS) -> ValueRows:
-    """The rows to cross-validate over, train then val, with their folds; the val rows alone for ``n_folds`` 0.
-
-    Raises DataError when there are fewer than two groups.
-    """
-    ids, targets, groups = _joined(splits, n_folds)
-    folds = np.zeros(len(ids), dtype=np.int64)
-    if n_folds:
-        folds = make_folds(folds, groups, [name], seed, n_folds)
-    return ValueRows(ids, targets, groups, folds)
+def _joined(splits: Mapping[str, LayerRows], n_folds: int) -> Rows:
+    """The rows that the curve is measured on, all in fold 0."""
+    parts = [splits[name] for name in measured_on(n_folds)]
+    ids = [i for part in parts for i in part.ids]
+    groups = [group for part in parts for group in part.groups]
+    labels, folds = np.full(len(ids), -1, dtype=np.int64), np.zeros(len(ids), dtype=np.int64)
+    return Rows(ids, labels, groups, folds, np.concatenate([targets_of(part) for part in parts]))
 
 
-def check_same_value_rows(splits: Mapping[str, LayerRows], rows: ValueRows, where: Path) -> None:
-    """Raise StageError when this layer's rows are not those of the other layers."""
-    ids, targets, _ = _joined(splits, rows.n_folds)
-    if ids != rows.ids or not np.array_equal(targets, rows.targets):
-        raise StageError(f"{where} holds other texts or scores than the layers before it: capture all layers together.")
-
-
-def _joined(splits: Mapping[str, LayerRows], n_folds: int) -> tuple[list[str], NDArray[np.float32], list[str]]:
-    """Ids, targets and groups of the rows the curve is measured on."""
-    parts = [splits[name] for name in (("train", "val") if n_folds else ("val",))]
-    targets = np.concatenate([_targets(part) for part in parts])
-    return [i for part in parts for i in part.ids], targets, [g for part in parts for g in part.groups]
-
-
-def _targets(rows: LayerRows) -> NDArray[np.float32]:
-    if rows.targets is None:
-        raise DataError("these rows have no targets: read them with read_value_splits.")
-    return rows.targets
-
-
-def fit_value_layer(splits: Mapping[str, LayerRows], rows: ValueRows, fitter: Ridge) -> LayerResult:
+def fit_value_layer(splits: Mapping[str, LayerRows], rows: Rows, fitter: Ridge) -> LayerResult:
     """Fit on train, choose alpha on val, cross-validate on both, measure on test.
 
     The report's ``classes`` hold one entry, with alpha, cv_r2, cv_spearman, val_r2 and val_spearman; its ``test`` one, of
-    ``value_summary``.
+    ``value_summary``. ``oof`` (N, 1) are the values of rows that were left out.
     """
     started_s = time.monotonic()
     ridge = fitter.of_values()
@@ -166,14 +151,14 @@ def fit_value_layer(splits: Mapping[str, LayerRows], rows: ValueRows, fitter: Ri
     left_out = val_values
     if rows.n_folds:
         both = np.concatenate([train.activations, val.activations])
-        left_out = cross_validated_values(ridge, both, rows.targets, rows.folds)
+        left_out = cross_validated_values(ridge, both, targets_of(rows), rows.folds)
     measured = {
         **_of_folds(rows, left_out),
         "val_r2": r2(val.targets, val_values),
         "val_spearman": _known(spearman(val.targets, val_values)),
     }
     report = {
-        "kind": "regression",
+        "kind": REGRESSION,
         "classes": [fit.settings[0] | measured],
         **measured,
         "converged": True,
@@ -207,38 +192,16 @@ def cross_validated_values(
 
 
 def _column(rows: LayerRows) -> NDArray[np.float64]:
-    return _targets(rows).astype(np.float64)[:, None]
+    return targets_of(rows).astype(np.float64)[:, None]
 
 
-def _of_folds(rows: ValueRows, values: NDArray[np.float64]) -> dict[str, float | None]:
+def _of_folds(rows: Rows, values: NDArray[np.float64]) -> dict[str, float | None]:
     """``cv_r2`` of all rows together, and ``cv_spearman``, the mean over the folds that have one."""
-    each = [spearman(rows.targets[own], values[own]) for own in (rows.folds == f for f in np.unique(rows.folds))]
+    targets = targets_of(rows)
+    each = [spearman(targets[own], values[own]) for own in (rows.folds == fold for fold in np.unique(rows.folds))]
     known = [value for value in each if np.isfinite(value)]
-    return {"cv_r2": r2(rows.targets, values), "cv_spearman": float(np.mean(known)) if known else None}
+    return {"cv_r2": r2(targets, values), "cv_spearman": float(np.mean(known)) if known else None}
 
 
 def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
-
-
-def value_metrics(names: Sequence[str], result: LayerResult) -> dict[str, Any]:
-    """Contents of ``aggregate_metrics.json``: test-split measurements of the value, and their means under ``average_``."""
-    report = result.report
-    per_action = [
-        {"action": name, **measured, **extra}
-        for name, measured, extra in zip(names, report["test"], report["classes"], strict=True)
-    ]
-    known = {key: [m[key] for m in per_action if m[key] is not None] for key in MEASURES}
-    return {
-        **{f"average_{key}": float(np.mean(values)) if values else None for key, values in known.items()},
-        "total_training_time_seconds": report["elapsed_s"],
-        **{key: report[key] for key in ("val_r2", "cv_r2", "cv_spearman", "n_train", "n_val", "n_test")},
-        "per_action_metrics": per_action,
-    }
-
-
-def value_details(result: LayerResult) -> dict[str, Any]:
-    """What the manifest tells of one layer."""
-    report = result.report
-    keys = ("cv_r2", "cv_spearman", "val_r2", "val_spearman", "converged")
-    return {"alpha": report["classes"][0]["alpha"], **{key: report[key] for key in keys}}

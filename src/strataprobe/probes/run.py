@@ -9,11 +9,8 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from strataprobe.errors import DataError, OptionError, StageError
 from strataprobe.manifest import (
@@ -26,11 +23,12 @@ from strataprobe.manifest import (
 )
 from strataprobe.probes.calibration import DEFAULT_RULE, CalibrationRule
 from strataprobe.probes.crossval import N_FOLDS
-from strataprobe.probes.families import Fitter, get_family
+from strataprobe.probes.families import get_family
 from strataprobe.probes.files import Oof, write_oof, write_probes
-from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, fit_layer, read_splits, rows_of
+from strataprobe.probes.layerfit import LayerResult, Rows
 from strataprobe.probes.parallel import in_threads, workers_for
 from strataprobe.probes.pth import save_folder
+from strataprobe.probes.tasks import Task, task_of
 from strataprobe.progress import Progress, note
 from strataprobe.stagefolder import StageFolder
 from strataprobe.store import ActivationFolder, Numbering, span
@@ -73,10 +71,9 @@ def train(
     if folds < 0 or folds == 1:
         raise OptionError(f"{folds} folds cannot be cross-validated: give 2 or more, or 0 for no cross-validation.")
     fitter = get_family(probe, options, device=_chosen_device(device))
-    chosen = _chosen_layers(folder, layers)
-    readouts = _chosen_readouts(folder, readout)
-    if len(folder.class_names) < 2:
-        raise DataError(f"{folder.path} has {len(folder.class_names)} class(es): a probe tells at least two apart.")
+    chosen = chosen_layers(folder, layers)
+    readouts = chosen_readouts(folder, readout)
+    task = task_of(folder, fitter, seed, folds, calibration)
     config = {
         "probe": probe,
         "layers": chosen,
@@ -88,6 +85,14 @@ def train(
     }
     if calibration != DEFAULT_RULE:
         config["calibration"] = calibration.to_json()
+    return train_task(task, folder, out, config, started_s)
+
+
+def train_task(
+    task: Task, folder: ActivationFolder, out: str | Path, config: dict[str, Any], started_s: float
+) -> Manifest:
+    """Train a task on the layers and readouts that ``config`` names, into the new folder ``out``; see ``train``."""
+    chosen, readouts = config["layers"], config["readouts"]
     inputs = {folder.file(layer).name: folder.file_sha256(layer) for layer in chosen}
     stage = StageFolder(Path(out), "train", {**config, **inputs})
     _take_up(stage)
@@ -99,18 +104,17 @@ def train(
             note(f"{out}: already trained on these activations, nothing to do.")
             return finished
     stage.begin()
-    job = _Job(stage, folder, fitter, seed, folds, calibration)
-    _fit_all(job, [(r, k) for r in readouts for k in chosen])
+    _fit_all(stage, task, [(r, k) for r in readouts for k in chosen], workers_for(folder.n_entries))
     results = {(r, k): LayerResult.load(_done(stage, r, k)) for r in readouts for k in chosen}
     rows = Rows.from_json(read_json(stage.work / DONE_FOLDER / _ROWS_NAME))
-    _assemble(stage, folder, results, rows)
+    _assemble(stage, task, folder.info, results, rows)
     manifest = Manifest(
         stage="train",
         config=config,
         inputs=inputs,
         model=ModelIdentity(name=folder.info["model_name"], revision=folder.info["model_revision"]),
         elapsed_s=time.monotonic() - started_s,
-        details=_details(folder, results, rows),
+        details=_details(folder, task, results, rows),
     )
     manifest = stage.commit(manifest)
     _drop_saved_fits(stage)
@@ -132,7 +136,8 @@ def _chosen_device(device: str) -> str:
     return "cpu" if chosen.type == "mps" else str(chosen)
 
 
-def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> list[int]:
+def chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> list[int]:
+    """Layers from 1 on to train on, all for None. Raises OptionError for one that is not there."""
     there = [layer for layer in folder.layers if layer >= 1]
     if not there:
         raise DataError(f"{folder.path} holds the embeddings (layer 0) only: capture a layer from 1 on.")
@@ -146,7 +151,8 @@ def _chosen_layers(folder: ActivationFolder, layers: Sequence[int] | None) -> li
     return sorted(set(layers))
 
 
-def _chosen_readouts(folder: ActivationFolder, readout: str | None) -> list[str]:
+def chosen_readouts(folder: ActivationFolder, readout: str | None) -> list[str]:
+    """Readouts to train on, all for None. Raises OptionError for one that is not there."""
     if readout is not None and readout not in folder.readouts:
         there = ", ".join(map(str, folder.readouts))
         raise OptionError(f"readout {readout!r} was not captured; {folder.path} has: {there}.")
@@ -202,35 +208,19 @@ def _done(stage: StageFolder, readout: str, layer: int) -> Path:
     return stage.work / DONE_FOLDER / f"{readout}.layer_{layer}.safetensors"
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What the fits of one call have in common."""
-
-    stage: StageFolder
-    folder: ActivationFolder
-    fitter: Fitter
-    seed: int
-    n_folds: int
-    rule: CalibrationRule
-
-
-def _fit_all(job: _Job, keys: list[tuple[str, int]]) -> None:
+def _fit_all(stage: StageFolder, task: Task, keys: list[tuple[str, int]], n_workers: int) -> None:
     """Fit what is not done yet, saving each layer and readout as it is done."""
-    stage, names = job.stage, job.folder.class_names
     todo = [key for key in keys if not _done(stage, *key).is_file()]
     (stage.work / DONE_FOLDER).mkdir(exist_ok=True)
     if len(todo) < len(keys):
         note(f"{stage.final}: {len(keys) - len(todo)} of {len(keys)} fits are done already, going on from there.")
-    rows = _same_for_all(job, *keys[0])
+    rows = _same_for_all(stage, task, *keys[0])
 
     def fit_one(key: tuple[str, int]) -> bool:
-        splits = read_splits(job.folder, key[1], key[0], names)
-        check_same_rows(splits, rows, job.folder.file(key[1]))
-        result = fit_layer(splits, rows, len(names), job.fitter, job.rule)
+        result = task.fit(key[1], key[0], rows)
         result.save(_done(stage, *key))
         return bool(result.report["converged"])
 
-    n_workers = workers_for(job.folder.n_entries)
     with Progress("train", len(keys), "fits", done=len(keys) - len(todo)) as progress:
         for (readout, layer), converged in in_threads(fit_one, todo, n_workers):
             if not converged:
@@ -238,86 +228,44 @@ def _fit_all(job: _Job, keys: list[tuple[str, int]]) -> None:
             progress.advance()
 
 
-def _same_for_all(job: _Job, readout: str, layer: int) -> Rows:
+def _same_for_all(stage: StageFolder, task: Task, readout: str, layer: int) -> Rows:
     """The rows and folds of an interrupted call, or those of this layer, which are then kept."""
-    path = job.stage.work / DONE_FOLDER / _ROWS_NAME
+    path = stage.work / DONE_FOLDER / _ROWS_NAME
     if path.is_file():
         return Rows.from_json(read_json(path))
-    names = job.folder.class_names
-    rows = rows_of(read_splits(job.folder, layer, readout, names), names, job.seed, job.n_folds)
+    rows = task.rows(layer, readout)
     write_json(path, rows.to_json())
     return rows
 
 
 def _assemble(
-    stage: StageFolder, folder: ActivationFolder, results: dict[tuple[str, int], LayerResult], rows: Rows
+    stage: StageFolder, task: Task, info: dict[str, Any], results: dict[tuple[str, int], LayerResult], rows: Rows
 ) -> None:
     """Write the folder's files from the saved results."""
-    names, primary = folder.class_names, next(iter(results))[0]
-    info = dict(folder.info)
-    sets = {(r, k): result.probe_set(names, k, r, info) for (r, k), result in results.items()}
+    primary = next(iter(results))[0]
+    sets = {(r, k): result.probe_set(task.names, k, r, info) for (r, k), result in results.items()}
     for (readout, layer), probes in sets.items():
         place = stage.work if readout == primary else stage.work / readout
         place = place / f"layer_{layer}"
         place.mkdir(parents=True, exist_ok=True)
         save_folder(place, probes)
-        metrics = aggregate_metrics(names, probes.thresholds, results[readout, layer])
-        write_json(place / "aggregate_metrics.json", metrics)
+        write_json(place / "aggregate_metrics.json", task.metrics(results[readout, layer]))
     write_probes(stage.work, sets, info, {key: result.scale for key, result in results.items()})
     logits = {key: result.oof for key, result in results.items()}
-    write_oof(stage.work, Oof(logits, rows.labels, rows.folds, rows.group_indices(), rows.ids, list(names)))
+    known = (rows.labels, rows.folds, rows.group_indices(), rows.ids, list(task.names), rows.targets)
+    write_oof(stage.work, Oof(logits, *known))
 
 
-def aggregate_metrics(class_names: Sequence[str], thresholds: Any, result: LayerResult) -> dict[str, Any]:
-    """Contents of ``aggregate_metrics.json``: test-split measurements by class at its threshold, and means.
-
-    ``confusion_matrix`` has true_negative, false_positive, false_negative and true_positive; ``ece`` is the expected
-    calibration error of the calibrated probabilities; ``val_auc`` is of the validation split, ``cv_auc`` of
-    cross-validation over train and val.
-    """
-    report = result.report
-    per_action = []
-    columns = zip(class_names, thresholds, report["test"], report["classes"], strict=True)
-    for name, threshold, measured, extra in columns:
-        (tn, fp), (fn, tp) = measured["confusion_matrix"]
-        counts = {"true_negative": tn, "false_positive": fp, "false_negative": fn, "true_positive": tp}
-        whole = {"action": name, **measured, "confusion_matrix": counts, **extra, "threshold": float(threshold)}
-        per_action.append(whole)
-    means = {
-        key: float(np.mean([m[of] for m in per_action]))
-        for key, of in (
-            ("average_auc_roc", "auc_roc"),
-            ("average_f1", "f1"),
-            ("average_accuracy", "accuracy"),
-            ("average_precision", "precision"),
-            ("average_recall", "recall"),
-            ("average_auc_pr", "auc_pr"),
-            ("average_ece", "ece"),
-        )
-    }
-    return {
-        **means,
-        "total_training_time_seconds": report["elapsed_s"],
-        **{key: report[key] for key in ("val_auc", "cv_auc", "n_train", "n_val", "n_test")},
-        "per_action_metrics": per_action,
-    }
-
-
-def _details(folder: ActivationFolder, results: dict[tuple[str, int], LayerResult], rows: Rows) -> dict[str, Any]:
-    names = folder.class_names
+def _details(
+    folder: ActivationFolder, task: Task, results: dict[tuple[str, int], LayerResult], rows: Rows
+) -> dict[str, Any]:
     layers: dict[str, dict[str, Any]] = {}
     for (readout, layer), result in results.items():
-        report = result.report
-        layers.setdefault(readout, {})[str(layer)] = {
-            "C": {name: c.get("C") for name, c in zip(names, report["classes"], strict=True)},
-            "cv_auc": report["cv_auc"],
-            "val_auc": report["val_auc"],
-            "converged": report["converged"],
-        }
+        layers.setdefault(readout, {})[str(layer)] = task.details(result)
     first = next(iter(results.values())).report
     return {
         **folder.info,
-        "class_names": names,
+        "class_names": task.names,
         "d_model": folder.d_model,
         "n_folds": rows.n_folds,
         **{key: first[key] for key in ("n_train", "n_val", "n_test")},

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Float64 = NDArray[np.float64]
 
 MEASURES = ("r2", "pearson", "spearman", "mae", "concordance")
+_OF_ORDER = ("pearson", "spearman", "concordance")
+_NO_ERROR = 1e-9
 _ROWS_AT_ONCE = 512
 
 
@@ -24,7 +26,8 @@ def value_summary(targets: Any, values: Any, groups: Any) -> dict[str, float | N
     ``targets`` and ``values`` (n,) are finite, ``groups`` (n,) name related rows. ``concordance`` is the chance that of
     two texts with different targets the higher one has the higher value, ties of values counted half: the AUC of a
     continuous target. None where there is no such number: fewer than two rows, or targets (for a correlation: values)
-    that are all the same; bounds are None too where there is one group only.
+    that are all the same; bounds are None too where there is one group only, or the order is perfect, as then no error
+    can be told.
     """
     # as activation files hold targets, so that equal ones stay equal
     y, x = np.asarray(targets, dtype=np.float32).astype(np.float64), np.asarray(values, dtype=np.float64)
@@ -63,8 +66,10 @@ def _bounded(name: str, value: float, influence: Float64, codes: NDArray[np.int6
         return {name: value, f"{name}_low": None, f"{name}_high": None}
     sums = np.bincount(codes, weights=influence, minlength=n_groups) / len(codes)
     half = float(t.ppf(0.975, n_groups - 1)) * float(np.sqrt((sums**2).sum() * n_groups / (n_groups - 1)))
+    if name in _OF_ORDER and half < _NO_ERROR:
+        return {name: value, f"{name}_low": None, f"{name}_high": None}
     low, high = _on_its_scale(name, value, half)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+    return {name: value, f"{name}_low": min(low, value), f"{name}_high": max(high, value)}
 
 
 def _on_its_scale(name: str, value: float, half: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ rows than features. Nothing is chosen on held-out rows, and nothing is iterated.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,8 @@ class MassMean:
     def _measured(self, X: Any, Y: NDArray[np.float64], X_val: Any, Y_val: NDArray[Any]) -> LinearFit:
         fit = self._fitted(X, Y, np.full((1, Y.shape[1]), np.nan), np.zeros((0, Y.shape[1])))
         logits = fit.logits(X_val)
-        fit.option_merit[0] = [auc(Y_val[:, k], logits[:, k]) for k in range(Y.shape[1])]
-        return LinearFit(fit.weight, fit.bias, fit.settings, fit.option_merit, logits)
+        merit = np.array([[auc(Y_val[:, k], logits[:, k]) for k in range(Y.shape[1])]])
+        return replace(fit, option_merit=merit, held_out_logits=logits)
 
     def _fitted(
         self, X: Any, Y: NDArray[np.float64], option_merit: NDArray[np.float64], held_out_logits: NDArray[np.float64]

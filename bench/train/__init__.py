@@ -1,0 +1,1 @@
+"""Training against what it is measured by: speed (``python -m bench.train``), the origin's protocol, whole jobs."""
