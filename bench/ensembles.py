@@ -113,17 +113,18 @@ def page(document: dict[str, Any]) -> str:
         "",
         f"Layers read: {members}. All ensembles together are fitted in {document['fit_s']:.2f} s.",
         "",
-        "| text | n | | AUC | 95 % | minus best layer | 95 % | accuracy | ECE |",
-        "| --- | ---: | --- | ---: | --- | ---: | --- | ---: | ---: |",
+        "| text | n | | AUC | 95 % | minus best layer | 95 % | p | accuracy | ECE |",
+        "| --- | ---: | --- | ---: | --- | ---: | --- | ---: | ---: | ---: |",
     ]
     for text in document["texts"]:
         for method, e in text["methods"].items():
             head = f"| {text['name']} | {text['n']:,} " if method == "single" else "| | "
             minus = "" if "minus_best" not in e else f"{e['minus_best']:+.3f}"
             interval = "" if not minus else f"{e['minus_best_low']:+.3f} to {e['minus_best_high']:+.3f}"
+            p = "" if not minus else "< .001" if e["minus_best_p"] < 0.001 else f"{e['minus_best_p']:.3f}"
             lines.append(
                 f"{head}| {TITLES[method]} | {e['auc']:.3f} | {e['auc_low']:.3f}-{e['auc_high']:.3f} | {minus} | "
-                f"{interval} | {e['accuracy']:.3f} | {e['ece']:.3f} |"
+                f"{interval} | {p} | {e['accuracy']:.3f} | {e['ece']:.3f} |"
             )
     mean = {
         m: {k: np.mean([t["methods"][m][k] for t in document["texts"][1:]]) for k in ("auc", "accuracy", "ece")}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_WAIT_S = 30.0
+_WAIT_S = 60.0
 # Puts the pipes where Chromium looks for them, by way of high numbers lest one copy close the other's source.
 _LAUNCH = """
 import os, sys

@@ -37,7 +37,7 @@ def full_document(
         "model_revision": "093f9f388b31de276ce2de164bdc2081324b9767", "prefix": "", "template": "none",
         "suffix": "\n\nThe sentiment of this section is", "readouts": list(readouts), "primary_readout": readouts[0],
         "best_layer": best["layer"], "best_block_index": best["layer"] - 1, "tied_layers": tied, "config": {"seed": 0},
-        "inputs": {"probes": "12ab" * 16, "activations": "34cd" * 16}, "elapsed_s": 41.5,
+        "inputs": {"probes": "12ab" * 16, "activations": "34cd" * 16},
         "versions": {"python": "3.11.2", "torch": "2.9.1", "numpy": "2.3.4", "strataprobe": "0.1.0"},
         "n_texts": {"train": 980, "val": 210, "test": 210},
         "test_texts_by_class": dict.fromkeys(classes, 210 // len(classes)),

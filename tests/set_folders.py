@@ -31,13 +31,14 @@ def write_set(
     model: str = "tiny",
     readout: str = "mean",
     suffix: str = "",
+    probe: str = "logistic",
     seed: int = 0,
 ) -> Path:
     """Activations and probes of one recipe in ``run``; returns its probes folder.
 
-    ``directions`` (C, D), one a class (two classes: the first is shifted by its own as well). ``strengths``
-    [layer][class]. A group has one text of each class. Noise is 8 times as wide along the last feature as along the
-    first.
+    ``directions`` (C, D), one a class (two classes: the first is shifted by its own as well), are stretched as the noise
+    is, which is 8 times as wide along the last feature as along the first. ``strengths`` [layer][class]. A group has one
+    text of each class.
     """
     n_classes, width = directions.shape
     rng = np.random.default_rng([seed, 1])
@@ -47,7 +48,7 @@ def write_set(
     scale = np.geomspace(0.5, 4.0, width)
     (run / "activations").mkdir(parents=True)
     for layer, strength in enumerate(strengths, start=1):
-        x = scale * rng.normal(size=(len(labels), width)) + np.array(strength)[labels, None] * directions[labels]
+        x = scale * (rng.normal(size=(len(labels), width)) + np.array(strength)[labels, None] * directions[labels])
         attrs: dict[str, Any] = {
             "model_name": model,
             "model_revision": "abc",
@@ -70,5 +71,6 @@ def write_set(
             for s in SPLITS
         }
         write_layer_file(run / "activations" / layer_file_name(layer), splits=parts, attrs=attrs)
-    train(run / "activations", run / "probes", options={"Cs": [0.001, 0.1]})
+    options = {"Cs": [0.001, 0.1]} if probe == "logistic" else None
+    train(run / "activations", run / "probes", probe=probe, options=options)
     return run / "probes"

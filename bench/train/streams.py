@@ -83,4 +83,4 @@ def make_stream(shape: Shape, width: int, *, auc: float, n_classes: int = 2, see
         common[N_LARGE:] *= math.sqrt(1 - LARGE_SHARE) / np.linalg.norm(common[N_LARGE:])
         latent = (spread**2 * (1 + (means**2).mean(0))).sum()
         common *= math.sqrt(COMMON_SHARE / (1 - COMMON_SHARE) * latent)
-    return Stream(*(a.astype(np.float32) for a in (spread, means, turn, common)), seed)
+    return Stream(spread.astype(np.float32), means.astype(np.float32), turn, common.astype(np.float32), seed)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from strataprobe.aucvariance import likeness, tail_design_effect
-from strataprobe.intervals import NOWHERE, Z95, Bounded, share_interval
+from strataprobe.intervals import NOWHERE, Bounded, share_interval
 
 N_BINS = 10
-_DRAWS = 300
+_DRAWS = 200
 
 
 def auprc(labels01: Any, logits: Any, groups: Any) -> Bounded:
@@ -39,9 +39,9 @@ def auprc(labels01: Any, logits: Any, groups: Any) -> Bounded:
     own = np.where(hits > 0, precision - value + by_right, -by_wrong) / m
     influence = np.empty_like(own)
     np.put_along_axis(influence, order, own, axis=0)
-    return share_interval(
-        float(value.mean()), _by_group(influence, codes).mean(axis=1), _groups_with(labels, codes), z=Z95
-    )
+    n_groups = _groups_with(labels, codes)
+    by_group = _by_group(influence, codes).mean(axis=1)
+    return share_interval(float(value.mean()), by_group, n_groups, expected=_clumping(labels, values, codes, n_groups))
 
 
 def f1(labels01: Any, called: Any, groups: Any) -> Bounded:
@@ -80,22 +80,28 @@ def calibration_error(labels01: Any, probabilities: Any, groups: Any) -> Bounded
     """Mean gap between stated and observed frequency over bins of equally many rows (``N_BINS``), 0 to 1.
 
     The value is the plain one of ``metrics.expected_calibration_error``, which chance lifts above the truth; the bounds
-    are of the truth. They are the multiples of the observed gaps that would give a value so low, or so high, in one of
-    forty samples, the gaps' chance drawn by groups with normal multipliers.
+    are of the truth, down to 0. They are the multiples of the observed gaps that would give a value so low, or so high,
+    in one of forty samples. Chance is binomial in each bin, at the stated or the observed rate, whichever varies more,
+    and larger by what groups add to the variance of the gaps.
     """
     labels, stated, codes = _checked(labels01, probabilities, groups)
     n, n_classes = labels.shape
-    bins = _bins(stated)
-    sums = np.zeros((int(codes.max()) + 1, n_classes, N_BINS))
-    counts = np.zeros_like(sums)
-    cells = (np.repeat(codes, n_classes), np.tile(np.arange(n_classes), n), bins.ravel())
-    np.add.at(sums, cells, (labels - stated).ravel() / n)
-    np.add.at(counts, cells, 1.0)
-    gaps, rows, held = sums.sum(axis=0), counts.sum(axis=0), (counts > 0).sum(axis=0)
-    chance = (sums - counts * gaps / np.maximum(rows, 1.0)) * np.sqrt(held / np.maximum(held - 1.0, 1.0))
-    multipliers = np.random.default_rng(0).standard_normal((_DRAWS, len(sums)), dtype=np.float32)
-    drawn = (multipliers @ chance.reshape(len(sums), -1).astype(np.float32)).astype(np.float64)
-    value = float(np.abs(gaps).sum() / n_classes)
+    n_groups, bins = int(codes.max()) + 1, _bins(stated)
+    column = np.broadcast_to(np.arange(n_classes), labels.shape)
+    gap, count, said = np.zeros((n_groups, n_classes, N_BINS)), np.zeros((n_groups, n_classes, N_BINS)), labels - stated
+    np.add.at(gap, (codes[:, None], column, bins), said)
+    np.add.at(count, (codes[:, None], column, bins), 1.0)
+    gaps, rows = gap.sum(axis=0), count.sum(axis=0)
+    mean = gaps / np.maximum(rows, 1.0)
+    inflation = ((gap - count * mean) ** 2).sum() / max(((said - mean[column, bins]) ** 2).sum(), 1e-12)
+    hits = np.zeros((n_classes, N_BINS))
+    np.add.at(hits, (column, bins), labels.astype(np.float64))
+    rates = [(hits - gaps) / np.maximum(rows, 1.0), (hits + 0.5) / (rows + 1.0)]
+    rate = np.where(np.abs(rates[0] - 0.5) < np.abs(rates[1] - 0.5), rates[0], rates[1]).clip(0.0, 1.0).ravel()
+    size = (max(_DRAWS, 10 * _DRAWS // n_classes), rate.size)
+    drawn = np.random.default_rng(0).binomial(rows.ravel().astype(np.int64), rate, size) - rows.ravel() * rate
+    drawn *= np.sqrt(max(inflation, 1.0))
+    value = float(np.abs(gaps).sum() / (n * n_classes))
     low, high = (_multiple(gaps.ravel(), drawn, share) for share in (0.975, 0.025))
     return Bounded(value, min(low, 1.0) * value, min(max(high, 1.0) * value, 1.0))
 
@@ -126,11 +132,10 @@ def _recall_of_one(labels: np.ndarray, values: np.ndarray, codes: np.ndarray, ra
     value = float(above.mean())
     influence = np.zeros((len(values), 1))
     influence[labels, 0] = (above - value) / len(own)
-    at = share_interval(value, _by_group(influence, codes)[:, 0], _groups_with(labels[:, None], codes))
-    counts = np.stack([np.bincount(codes[mask], minlength=codes.max() + 1) for mask in (labels, ~labels)], axis=1)
-    single = counts.sum(axis=1).max() <= 1
-    zero = np.zeros(len(values), dtype=np.int64)
-    same = 0.0 if single else float(likeness(labels, values[:, None], codes, zero, counts).same_class[0])
+    n_groups = _groups_with(labels[:, None], codes)
+    clumping = _clumping(labels[:, None], values[:, None], codes, n_groups)
+    at = share_interval(value, _by_group(influence, codes)[:, 0], n_groups, expected=clumping)
+    same, counts = _same_class(labels, values, codes)
     effective = 1.0 / tail_design_effect(counts[:, 1], same, rate)
     shape = ((allowed + 1) * effective, (len(others) - allowed) * effective)
     rates = ndtri(np.clip(beta.ppf([0.025, 0.5, 0.975], *shape), 1e-9, 1.0 - 1e-9))
@@ -142,6 +147,30 @@ def _recall_of_one(labels: np.ndarray, values: np.ndarray, codes: np.ndarray, ra
     up = np.hypot(normal[2] - normal[0], slope * (rates[1] - rates[0]))
     low, high = float(ndtr(centre - down)), float(ndtr(centre + up))
     return Bounded(value, min(low, value), max(high, value, at.high if value > 1.0 - least else 0.0))
+
+
+def _clumping(labels: np.ndarray, values: np.ndarray, codes: np.ndarray, n_groups: float) -> float:
+    """Variance to expect of rows of the class, in units of that of as many rows as there are groups of them.
+
+    Mates in a group count as alike as their logits are: what a logit decides is never more alike.
+    """
+    n_rows = float(labels.sum())
+    if n_groups == n_rows:
+        return 1.0
+    extra = 0.0
+    for k in range(labels.shape[1]):
+        same, counts = _same_class(labels[:, k], values[:, k], codes)
+        extra += same * float((counts[:, 0] * (counts[:, 0] - 1.0)).sum())
+    return n_groups / n_rows * (1.0 + extra / n_rows)
+
+
+def _same_class(labels: np.ndarray, values: np.ndarray, codes: np.ndarray) -> tuple[float, np.ndarray]:
+    """Correlation within groups and classes, and the rows (G, 2) of the class and of the others in each group."""
+    counts = np.stack([np.bincount(codes[mask], minlength=codes.max() + 1) for mask in (labels, ~labels)], axis=1)
+    if counts.max() <= 1:
+        return 0.0, counts
+    one_fold = np.zeros(len(values), dtype=np.int64)
+    return float(likeness(labels, values[:, None], codes, one_fold, counts).same_class[0]), counts
 
 
 def _mean_of(found: list[Bounded]) -> Bounded:

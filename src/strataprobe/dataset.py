@@ -224,8 +224,8 @@ def check_trainable(dataset: Dataset, source: str) -> None:
     classes = sorted({str(row.label) for row in labelled})
     if not labelled and any(row.score is not None for row in dataset.rows):
         raise DataError(
-            f"{source} has scores and no labels: give each row a label, since probes of this release tell "
-            "classes apart."
+            f"{source} has scores and no labels, and 'run' compares probes of classes: give each row a label, or use "
+            "'capture' and 'train --probe ridge'."
         )
     if len(classes) < 2:
         found = f"only the class {classes[0]!r}" if classes else "no labels"

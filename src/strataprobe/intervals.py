@@ -76,12 +76,18 @@ def binomial_variance(value: np.ndarray) -> np.ndarray:
 
 
 def share_interval(
-    value: float, influence: np.ndarray, n_groups: float, *, variance: Variance = binomial_variance, z: float = Z95
+    value: float,
+    influence: np.ndarray,
+    n_groups: float,
+    *,
+    variance: Variance = binomial_variance,
+    expected: float = 1.0,
+    z: float = Z95,
 ) -> Bounded:
     """``value`` with score bounds, its variance measured over groups.
 
     ``influence`` (G,) is what each group adds to the error of the value; ``n_groups`` of them can add anything.
-    ``variance`` is that of one group in the model. For independent rows the bounds are Wilson's, with Student's t.
+    ``variance`` is that of one group in the model, ``expected`` the multiple of it that is expected beforehand. For independent rows the bounds are Wilson's, with Student's t.
     """
     if not n_groups or np.isnan(value):
         return NOWHERE
@@ -90,7 +96,7 @@ def share_interval(
     model = variance(point) / n
     ratio = np.divide(measured, model, out=np.ones_like(model), where=model > 1e-12)
     widening = student_over_normal(np.array([max(n - 1.0, 1.0)]), z)
-    ratio = drawn_to_expected(point, ratio, np.ones(1), n, widening)
+    ratio = drawn_to_expected(point, ratio, np.array([expected]), n, widening)
     low, high = score_bounds(point, lambda t: ratio * variance(t) / n, z)
     return Bounded(float(value), float(low[0]), float(high[0]))
 

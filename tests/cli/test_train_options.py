@@ -89,7 +89,7 @@ def test_brijes_network_is_trained_as_it_was_asked(cli: Cli, acts: Path, tmp_pat
     assert status == 0, err
     options = config_of(tmp_path / "p")["options"]
     assert (options["epochs"], options["batch_size"]) == (1, 64)
-    assert "multihead: 1 networks, about" in err
+    assert "multihead: networks to train: 1, about" in err
     assert (tmp_path / "p" / "layer_2" / "multihead_probe.pth").is_file()
     assert out.splitlines()[-1] == f"probes in {tmp_path / 'p'}"
 
@@ -98,13 +98,13 @@ def test_run_keeps_the_batch_sizes_of_its_stages_apart(cli: Cli, truth: Path, tm
     config = tmp_path / "c.toml"
     config.write_text(
         '[generate]\nbatch_size = "8"\n[capture]\ndevice = "cpu"\n'
-        '[train]\nprobe_type = "multihead"\nbatch_size = 64\nepochs = 1\nfolds = 0\ndevice = "auto"\n'
+        '[train]\nprobe_type = "multihead"\nbatch_size = 16\nepochs = 3\nlearning_rate = 2e-3\nfolds = 0\ndevice = "auto"\n'
     )
     base = ("run", "--data", truth / "texts.jsonl", "--model", truth / "model", "--layers", "2", "--readout", "last")
     status, _, err = cli(*base, "--out", tmp_path / "run", "--config", config)
     assert status == 0, err
     probes = config_of(tmp_path / "run" / "probes")
-    assert (probes["probe"], probes["options"]["batch_size"]) == ("multihead", 64)
+    assert (probes["probe"], probes["options"]["batch_size"]) == ("multihead", 16)
     text = "I am so glad about this."
     used = ("--probes", tmp_path / "run" / "probes", "--model", truth / "model")
     status, out, err = cli("predict", text, *used, "--json")
@@ -139,6 +139,16 @@ def test_two_sections_that_differ_on_an_option_of_run_are_refused(cli: Cli, trut
     assert "[train] has another 'layers'" in err
 
 
+@pytest.mark.parametrize("flags", [("--probe", "forest"), ("--probe", "joint"), ("--folds", "1"), ("--cs", "0")])
+def test_run_refuses_a_bad_training_option_before_it_does_anything(
+    cli: Cli, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    status, out, err = cli("run", "--model", tmp_path / "nothing", "--out", tmp_path / "run", *flags)
+    assert (status, out) == (2, "")
+    assert err.startswith("strataprobe: ")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -149,7 +159,7 @@ def test_two_sections_that_differ_on_an_option_of_run_are_refused(cli: Cli, trut
         (("--class-weight", "heavy"), "use none or balanced"),
         (("--calibration", "magic"), "use platt or temperature"),
         (("--fpr", "2"), "between 0 and 1"),
-        (("--folds", "1"), "1 folds"),
+        (("--folds", "1"), "--folds 1"),
         (("--probe", "joint"), "twice or more"),
     ],
 )

@@ -135,6 +135,18 @@ def test_evaluate_measures_the_values_that_predict_gives(cli: Cli, base: tuple[o
     assert f"{len(kept)} texts with a score" in out
 
 
+def test_compare_and_run_say_that_they_are_for_classes(
+    cli: Cli, probes: Path, scored: Path, known: Path, tmp_path: Path
+) -> None:
+    status, _, err = cli("compare", "--probes", probes, "--out", tmp_path / "c")
+    assert status == 2
+    assert "give values, and compare ranks probes of classes" in err
+    status, _, err = cli("run", "--data", scored, "--model", known / "model", "--out", tmp_path / "r")
+    assert status == 2
+    assert "use 'capture' and 'train --probe ridge'" in " ".join(err.split())
+    assert list(tmp_path.iterdir()) == [] or not (tmp_path / "r" / "activations").exists()
+
+
 def test_texts_without_a_score_cannot_measure_a_value(cli: Cli, base: tuple[object, ...], known: Path) -> None:
     status, out, err = cli("evaluate", *base, "--data", known / "texts.jsonl")
     assert (status, out) == (2, "")

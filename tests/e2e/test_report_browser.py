@@ -38,7 +38,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     document = full_document(34)
     (folder / "full.html").write_text(report_html(document, wrong_texts(document), {"n_texts": 1400}), "utf-8")
-    train(write_activations(folder / "activations", n_layers=2, starts_at=2, n_groups=50, readouts=("last",)), folder / "probes")
+    train(
+        write_activations(folder / "activations", n_layers=2, starts_at=2, n_groups=50, readouts=("last",)),
+        folder / "probes",
+    )
     compare([folder / "probes"], folder)
     return {"full": folder / "full.html", "real": folder / "report.html"}
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from strataprobe.probes.calibration import IDENTITY, Calibration, choose_threshold, fit_platt, sigmoid
+from strataprobe.errors import OptionError
+from strataprobe.probes.calibration import (
+    IDENTITY,
+    Calibration,
+    CalibrationRule,
+    choose_threshold,
+    fit_platt,
+    fit_temperature,
+    sigmoid,
+    threshold_at_fpr,
+)
 
 
 def drawn(n: int, slope: float, intercept: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -96,3 +106,94 @@ def test_probabilities_of_a_logit_and_its_negative_add_up_to_one() -> None:
     z = np.array([-800.0, -40.0, -1e-9, 0.0, 3.3, 800.0])
     np.testing.assert_allclose(sigmoid(z) + sigmoid(-z), 1.0, rtol=0, atol=1e-15)
     assert Calibration(2.0, -1.0).mirrored() == (2.0, 1.0)
+
+
+def loss(labels: np.ndarray, logits: np.ndarray, calibration: Calibration) -> float:
+    z = calibration.slope * logits + calibration.intercept
+    return float((np.logaddexp(0, z) - labels * z).mean())
+
+
+def test_the_temperature_of_known_logits_is_found_and_the_intercept_stays_0() -> None:
+    fit = fit_temperature(*drawn(20_000, 0.4, 0.0))
+    assert fit.fallback == ""
+    assert fit.calibration.slope == pytest.approx(0.4, rel=0.06)
+    assert fit.calibration.intercept == 0.0
+    labels, logits = drawn(300, 0.4, 0.0)
+    assert fit_temperature(1 - labels, -logits).calibration == pytest.approx(
+        fit_temperature(labels, logits).calibration
+    )
+
+
+def test_a_temperature_that_would_turn_the_probe_round_is_not_taken() -> None:
+    labels, logits = drawn(500, 1.0, 0.0)
+    fit = fit_temperature(labels, -logits)
+    assert fit.calibration == IDENTITY
+    assert "do not rank" in fit.fallback
+
+
+def test_few_rows_move_a_calibration_from_elsewhere_little_and_many_move_it_freely() -> None:
+    prior = Calibration(3.0, 0.0)
+    many = fit_platt(*drawn(20_000, 0.5, 1.0), prior).calibration
+    assert many.slope == pytest.approx(0.5, rel=0.1)
+    assert many.intercept == pytest.approx(1.0, abs=0.1)
+    test = drawn(5_000, 2.0, 0.5, seed=1)
+    means = np.mean(
+        [
+            [loss(*test, fit_platt(*drawn(10, 2.0, 0.5, seed=s), p).calibration) for p in (None, prior)]
+            for s in range(2, 40)
+        ],
+        axis=0,
+    )
+    assert means[1] < means[0] - 0.02
+
+
+def test_a_prior_knows_the_scale_of_the_logits() -> None:
+    labels, logits = drawn(40, 1.0, 0.3)
+    plain = fit_platt(labels, logits, Calibration(1.5, 0.2)).calibration
+    larger = fit_platt(labels, 1000 * logits, Calibration(1.5e-3, 0.2)).calibration
+    assert larger == pytest.approx((plain.slope / 1000, plain.intercept), rel=1e-6)
+    warm = fit_temperature(labels, logits, Calibration(1.5, 0.2)).calibration
+    assert fit_temperature(labels, logits).calibration.slope < warm.slope < 1.5
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.05, 0.2])
+def test_the_threshold_is_the_smallest_that_keeps_the_false_positive_rate(fpr: float) -> None:
+    rng = np.random.default_rng(int(1000 * fpr))
+    labels = rng.random(1_000) < 0.3
+    p = sigmoid(rng.normal(size=1_000) + 2 * labels).round(3)
+    found = threshold_at_fpr(labels, p, fpr)
+    assert found.caveat == ""
+    assert (p[~labels] >= found.value).mean() <= fpr
+    next_below = p[p < found.value].max()
+    assert (p[~labels] >= next_below).mean() > fpr
+
+
+def test_too_few_negatives_give_a_threshold_above_them_all_and_say_so() -> None:
+    labels, p = np.array([0] * 20 + [1] * 20), np.r_[np.linspace(0, 0.6, 20), np.linspace(0.3, 0.9, 20)]
+    found = threshold_at_fpr(labels, p, 0.01)
+    assert 0.6 < found.value <= p[p > 0.6].min()
+    assert "20 negative rows" in found.caveat
+    assert threshold_at_fpr(labels, p, 0.05).caveat == ""
+    sure = threshold_at_fpr(labels, np.ones(40), 0.01)
+    assert not (np.ones(40) >= sure.value).any()
+    assert "say nothing" in threshold_at_fpr([1] * 10, np.ones(10), 0.01).caveat
+
+
+def test_a_rule_gives_two_classes_a_half_unless_a_false_positive_rate_is_asked_for() -> None:
+    labels, logits = drawn(500, 1.0, 0.5)
+    Y, p = labels[:, None], sigmoid(logits)[:, None]
+    assert [t.value for t in CalibrationRule().thresholds(Y, p, 2)] == [0.5, 0.5]
+    negative, positive = (t.value for t in CalibrationRule(fpr=0.05).thresholds(Y, p, 2))
+    assert (p[labels == 0, 0] >= positive).mean() <= 0.05 < positive
+    assert (1 - p[labels == 1, 0] >= negative).mean() <= 0.05
+    assert positive != pytest.approx(1 - negative)
+    three = np.eye(3)[np.arange(90) % 3]
+    assert len(CalibrationRule().thresholds(three, 0.2 + 0.5 * three, 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"), [({"method": "beta"}, "'beta'"), ({"fpr": 0.0}, "0.0"), ({"fpr": 1.0}, "1.0")]
+)
+def test_a_rule_that_cannot_be_followed_is_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(OptionError, match=sentence):
+        CalibrationRule(**options)

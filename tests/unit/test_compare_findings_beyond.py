@@ -18,6 +18,7 @@ def ensemble(low: float, *, value: float = 0.9, layers: tuple[int, ...] = (3, 5)
     return {
         "layers": list(layers), "n_layers": len(layers), "cost_blocks": max(layers), "test_auc": value,
         "minus_best": low + 0.02, "minus_best_low": low, "minus_best_high": low + 0.04,
+        "minus_best_p": 0.01 if low > 0 else 0.3,
     } | more  # fmt: skip
 
 

@@ -116,3 +116,13 @@ def test_a_subset_without_a_class_ranks_nothing() -> None:
     rare = Labelled(pool.X, (np.arange(60) == 7).astype(np.int64), [str(i) for i in range(60)])
     found = fit_subsets(draw_subsets(rare, [5], 2, seed=0), pool.X, [[0.1, 0.1]], 2)
     assert (found == 0).all(axis=0).any()
+
+
+def test_no_point_claims_more_texts_than_the_pool_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("strataprobe.compare.subsets", "strataprobe.compare.learning"):
+        monkeypatch.setattr(f"{module}.MAX_POOL", 80)
+    own, test = texts(400, 2.0, 5), texts(100, 2.0, 6)
+    found = own_points(own, lambda X: X[:, :2], [0.01, 0.01])
+    assert [p["n_texts"] for p in found["points"]] == [10, 30, 80]
+    points = learning_points(own, test, trained_on(own, test, 0.01))["points"]
+    assert [p["n_texts"] for p in points] == [20, 50, 400]

@@ -103,6 +103,7 @@ def test_ensembles_are_set_beside_the_best_layer(document: dict[str, Any]) -> No
         assert set(entry["layers"]) <= {3, 4, 5, 6}
         assert entry["test_auc"] - best["test_auc"] == pytest.approx(entry["minus_best"])
         assert entry["minus_best_low"] <= entry["minus_best"] <= entry["minus_best_high"]
+        assert (entry["minus_best_p"] < 0.05) == (entry["minus_best_low"] > 0 or entry["minus_best_high"] < 0)
         assert 0 <= entry["test_ece"] < 0.2
 
 

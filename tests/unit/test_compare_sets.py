@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 from set_folders import WIDTH, unit, write_set
 from strataprobe.compare.run import compare, open_sources
 from strataprobe.compare.sets import unique_names
-from strataprobe.compare.sets_overlap import N_DRAWS, cosine_bound, mean_size, ridge_weights, why_no_overlap
+from strataprobe.compare.sets_overlap import N_DRAWS, cosine_bound, mean_size, overlap_of, ridge_weights, why_no_overlap
 from strataprobe.errors import OptionError
+from strataprobe.probes.families import get_family
 from strataprobe.probes.solver import fit_logistic_path
 
 SHARED = unit(1)[0]
@@ -164,6 +167,33 @@ def test_directions_that_cannot_be_compared_are_skipped_with_the_reason(
     other = write_set(tmp_path / "run", "mood", directions, [[2.0, 2.0]], n_groups=30, **options)
     found = why_no_overlap(open_sources(folders["mood"]), open_sources(other))
     assert found is None if reason is None else found is not None and reason in found
+
+
+def test_a_network_has_no_direction(folders: dict[str, Path]) -> None:
+    sources = open_sources(folders["mood"])
+    network: Any = SimpleNamespace(first=SimpleNamespace(network=object()))
+    other = replace(sources, probes=replace(sources.probes, sets=dict.fromkeys(sources.probes.sets, network)))
+    assert "not linear" in str(why_no_overlap(sources, other))
+    assert why_no_overlap(sources, sources) is None
+
+
+def test_the_level_of_chance_of_class_means_follows_the_widest_features(tmp_path: Path) -> None:
+    two = np.stack([-unit(5)[0], unit(5)[0]])
+    sources = open_sources(write_set(tmp_path, "mood", two, [[1.0, 1.0]], n_groups=100, probe="mass-mean"))
+    variance = np.geomspace(0.5, 4.0, WIDTH) ** 2
+    expected = np.sqrt((variance**2).sum()) / variance.sum()
+    assert overlap_of(sources, sources)["chance_mean"][0] == pytest.approx(mean_size(expected), rel=0.15)
+
+
+def test_shuffled_ridge_probes_are_those_of_the_family() -> None:
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(50, 80)) * np.geomspace(0.1, 10.0, 80)).astype(np.float32)
+    y = (rng.random((50, 3)) < 0.5).astype(np.float64)
+    theirs = get_family("ridge", {"alphas": [10.0]}).refit(x, y, np.zeros((1, 3))).weight.astype(np.float64)
+    (ours,) = ridge_weights((x - x.mean(axis=0)) / x.std(axis=0), y - y.mean(axis=0), [10.0])
+    raw = (ours / x.std(axis=0)[:, None]).T
+    cosine = (raw * theirs).sum(axis=1) / np.linalg.norm(raw, axis=1) / np.linalg.norm(theirs, axis=1)
+    np.testing.assert_allclose(cosine, 1.0, atol=1e-5)
 
 
 def test_two_models_are_laid_over_one_another_by_share_of_depth(folders: dict[str, Path], tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from strataprobe.cli.compare import print_comparison
 from strataprobe.compare.audit_values import audit_rows
-from strataprobe.compare.figures import layer_comparison_figure, spread
+from strataprobe.compare.curve_axes import spread
+from strataprobe.compare.figures import layer_comparison_figure
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.interactive import plotly_figure
 from strataprobe.compare.report import report_html, summary_words

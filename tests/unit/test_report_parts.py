@@ -13,7 +13,8 @@ import pytest
 
 from report_documents import full_document, wrong_texts
 from strataprobe.compare.controls import Controls
-from strataprobe.compare.figures import band_runs, layer_comparison_figure
+from strataprobe.compare.curve_axes import band_runs
+from strataprobe.compare.figures import layer_comparison_figure
 from strataprobe.compare.figures_svg import chance_range, heat_map, hits, learning_curve, reliability
 from strataprobe.compare.interactive import plotly_figure
 from strataprobe.compare.layers import Measured, TestRows

@@ -42,6 +42,20 @@ def test_the_concordance_of_two_classes_is_their_auc_with_delongs_error() -> Non
     assert value_summary(y[:40], x[:40], range(40))["concordance"] == pytest.approx(by_hand)
 
 
+@pytest.mark.parametrize("digits", [0, 1, 9])
+def test_many_rows_are_counted_in_parts_as_they_are_all_at_once(digits: int) -> None:
+    rng = np.random.default_rng(3)
+    y = np.round(rng.normal(size=1500), digits)
+    x = np.round(y + rng.normal(size=1500), 1)
+    different = np.sign(y[:, None] - y[None, :])
+    alike = (different * np.sign(x[:, None] - x[None, :])).sum(axis=1)
+    pairs = np.abs(different).sum(axis=1)
+    value, influence = module._concordance(y, x)
+    assert value == pytest.approx((alike.sum() / pairs.sum() + 1) / 2, abs=1e-12)
+    expected = 2 * 1500 * ((alike + pairs) / 2 - value * pairs) / pairs.sum()
+    np.testing.assert_allclose(influence, expected, atol=1e-9)
+
+
 @pytest.mark.parametrize("measure", [module._r2, module._pearson, module._spearman, module._concordance])
 def test_what_a_row_adds_is_what_leaving_it_out_takes_away(measure: Callable[..., tuple[float, np.ndarray]]) -> None:
     y, x = drawn()

@@ -195,10 +195,12 @@ def backend_options(given: Mapping[str, Any]) -> Any:
 def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the probe family among a command's own; those it has no use for are answered in a line.
 
-    Raises OptionError for values of C that are no numbers.
+    Raises OptionError for values of C that are no numbers, and for one fold.
     """
     from strataprobe.probes.origin_options import STEPWISE, family_options
 
+    if given["folds"] == 1:
+        raise OptionError("--folds 1 cannot be cross-validated: give 2 or more, or 0 for no cross-validation.")
     options, answer = family_options(
         given["probe"],
         Cs=parse_numbers(given["cs"], "--cs"),

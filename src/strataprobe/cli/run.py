@@ -86,13 +86,9 @@ def run(
     given = dict(locals())
     from strataprobe.pipeline import RunOptions
     from strataprobe.pipeline import run as run_pipeline
-    from strataprobe.probes.calibration import CalibrationRule
 
     o.say_answers(context)
-    if probe == "joint":
-        raise OptionError(
-            "joint probes are of several recipes: capture each, then use 'strataprobe train --probe joint'."
-        )
+    training = _training(given)
     name = recipe if recipe is not None else (None if data is not None else "sentiment")
     chosen = None if name is None else load_recipe(name)
     if data is not None and n_per_class is not None:
@@ -126,12 +122,7 @@ def run(
         device=device,
         keep_tokens=keep_tokens,
         probe=probe,
-        training={
-            "folds": folds,
-            "device": train_device,
-            "options": o.train_options(given | {"batch_size": train_batch_size}),
-            "calibration": CalibrationRule(calibration, fpr),
-        },
+        training=training,
     )
     if dry_run:
         from strataprobe.estimate import estimate
@@ -144,6 +135,21 @@ def run(
         return
     print_comparison(document["comparison"])
     _print_paths(out, str(model))
+
+
+def _training(given: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the train stage among the command's own, refused here rather than after hours of reading."""
+    from strataprobe.probes.calibration import CalibrationRule
+    from strataprobe.probes.families import get_family
+
+    if given["probe"] == "joint":
+        raise OptionError(
+            "joint probes are of several recipes: capture each, then use 'strataprobe train --probe joint'."
+        )
+    options = o.train_options(given | {"batch_size": given["train_batch_size"]})
+    get_family(given["probe"], options)
+    rule = CalibrationRule(given["calibration"], given["fpr"])
+    return {"folds": given["folds"], "device": given["train_device"], "options": options, "calibration": rule}
 
 
 def _print_estimate(found: dict[str, Any], json: bool) -> None:

@@ -144,7 +144,7 @@ def _say_how_long(
     one_s = fitter.expected_s(n_rows, folder.d_model, 1 if n_columns == 2 else n_columns)
     shorter = "" if folds == 0 else f"; --folds 0 leaves out the cross-validation and takes 1/{folds + 1} of it"
     minutes = one_s * n_networks / workers_for(folder.n_entries) / 60
-    note(f"multihead: {n_networks:,} networks, about {minutes:,.1f} minutes{shorter}.")
+    note(f"multihead: networks to train: {n_networks:,}, about {minutes:,.1f} minutes{shorter}.")
 
 
 def print_training(manifest: Manifest, name: str) -> None:

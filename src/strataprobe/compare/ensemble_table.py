@@ -122,7 +122,7 @@ def _entry(
 def _minus(logits: np.ndarray | None, best: Measured | None, rows: TestRows) -> dict[str, float | None]:
     """The ensemble's AUC minus the best layer's; None in place of ``logits`` is that layer itself."""
     if logits is None or best is None:
-        return dict.fromkeys(("minus_best", "minus_best_low", "minus_best_high"))
+        return dict.fromkeys(("minus_best", "minus_best_low", "minus_best_high", "minus_best_p"))
     difference = against(logits, best.logits, rows)
     return {f"minus_best{'' if k == 'value' else '_' + k}": v for k, v in difference.items()}
 

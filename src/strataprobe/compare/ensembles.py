@@ -17,6 +17,7 @@ from strataprobe.probes.calibration import fit_platt, sigmoid
 METHODS = ("mean", "vote", "stacked")
 # A further layer must raise the cross-validated AUC by more than this to be worth its place.
 MIN_GAIN = 1e-3
+MOST_TAKEN = 8
 _STACK_CS = (0.001, 0.01, 0.1, 1.0)
 
 
@@ -104,7 +105,7 @@ def choose_greedily(
 
     ``calibrated_logits`` (N, L, C) are out-of-fold, ``labels`` and ``folds`` (N,). It starts from ``first`` (the best
     layer unless given), adds the layer with which the mean logit has the highest AUC within folds, and stops when none
-    adds more than ``MIN_GAIN``. Returns positions in the order taken.
+    adds more than ``MIN_GAIN``, or at ``MOST_TAKEN``. Returns positions in the order taken.
     """
     by_layer = np.moveaxis(np.asarray(calibrated_logits, dtype=np.float64), 1, 2)
     alone = auc_values(labels, by_layer, folds)
@@ -113,7 +114,7 @@ def choose_greedily(
     taken = [int(np.argmax(alone)) if first is None else first]
     reached = float(alone[taken[0]])
     total = by_layer[:, :, taken[0]].copy()
-    while len(taken) < by_layer.shape[2]:
+    while len(taken) < min(by_layer.shape[2], MOST_TAKEN):
         value = auc_values(labels, total[:, :, None] + by_layer, folds)
         value[taken] = -np.inf
         best = int(np.argmax(value))

@@ -42,8 +42,7 @@ def ensemble_findings(document: dict[str, Any], facts: dict[str, Any]) -> list[F
         f"{_signed(entry['minus_best_high'])}) against layer {single['layers'][0]} alone, for {entry['cost_blocks']} "
         f"blocks in place of {single['cost_blocks']}"
     )
-    p = entry.get("minus_best_p")
-    if entry["minus_best_low"] > 0 and (p is None or p * len(known) < _LEVEL):
+    if entry["minus_best"] > 0 and entry["minus_best_p"] * len(known) < _LEVEL:
         return [as_finding("C012", "ok", f"Several layers are better than one: {words}.")]
     return [as_finding("C012", "ok", f"No ensemble is better than the best layer for certain: {words}; use one layer.")]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from strataprobe.compare.figures import CONTROL_COLOUR, EVAL_COLOURS, READOUT_COLOURS, band_runs, spread, y_limits
+from strataprobe.compare.curve_axes import CONTROL_COLOUR, EVAL_COLOURS, READOUT_COLOURS, band_runs, spread, y_limits
 from strataprobe.compare.wording import (
     BASELINE_TITLES,
     best_entry,

@@ -65,7 +65,7 @@ def own_points(
     ``C`` (one a class) is taken where there are too many classes to choose it anew.
     """
     n_classes = len(C)
-    pool, test = _halves(own, n_classes * _OWN_SIZES[-1], seed)
+    pool, test = _halves(own, min(n_classes * _OWN_SIZES[-1], MAX_POOL), seed)
     entry: dict[str, Any] = {"points": [], "generated_auc": None, "matching_n": None, "n_tested": len(test.labels)}
     lacking = any(set(half.labels.tolist()) != set(range(n_classes)) for half in (pool, test))
     sizes = [n_classes * s for s in _OWN_SIZES if n_classes * s <= len(pool.labels)]

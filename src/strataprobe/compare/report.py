@@ -188,7 +188,6 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("probes, sha256 of their files", f"`{inputs['probes']}`"),
         ("activations, sha256 of their files", f"`{inputs['activations']}`"),
         ("versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
-        ("comparison took", f"{document['elapsed_s']:.1f} s" if document.get("elapsed_s") else ""),
     ]
     return [(name, value) for name, value in rows if value]
 

@@ -21,7 +21,7 @@ from strataprobe.compare.sets import Member, sets_document, unique_names
 from strataprobe.compare.sets_figure import sets_png
 from strataprobe.compare.sets_page import sets_html
 from strataprobe.compare.wrong import wrong_examples
-from strataprobe.errors import OptionError, StageError
+from strataprobe.errors import OptionError, ProbeError, StageError
 from strataprobe.manifest import (
     Manifest,
     library_versions,
@@ -31,6 +31,7 @@ from strataprobe.manifest import (
     write_json,
 )
 from strataprobe.probes.files import TrainedProbes, load_oof, load_probes
+from strataprobe.probes.probe import REGRESSION
 from strataprobe.progress import note
 from strataprobe.recipe import Recipe, builtin_recipes, load_recipe
 from strataprobe.store import ActivationFolder
@@ -155,8 +156,16 @@ def _picture_name(names: Sequence[str]) -> str:
 
 
 def open_sources(path: Path, activations: str | Path | None = None, recipe: Recipe | None = None) -> Sources:
-    """A probes folder and its activations, checked to belong together. Raises StageError as ``compare``."""
+    """A probes folder and its activations, checked to belong together.
+
+    Raises StageError as ``compare``, and ProbeError for probes of values.
+    """
     trained = load_probes(path)
+    if any(probes.first.kind == REGRESSION for probes in trained.sets.values()):
+        raise ProbeError(
+            f"the probes of {path} give values, and compare ranks probes of classes: their measures are in each layer's "
+            "aggregate_metrics.json, and 'strataprobe evaluate' takes them on other text."
+        )
     beside = Path(activations) if activations else path.resolve().parent / "activations"
     if not activations and not beside.is_dir():
         raise StageError(f"{path} has no folder 'activations' beside it: say where they are with --activations DIR.")

@@ -64,10 +64,8 @@ def wrong_part(wrong: Mapping[str, Any] | None, document: Mapping[str, Any]) -> 
         at_best = {} if best is None else {"called": text["called"][best], "probability": text["probabilities"][best]}
         names = spaced(k for k, m in zip(layers, missed, strict=True) if m)
         shown.append(dict(text) | at_best | {"n_wrong": sum(missed), "missed": names, "strip": hits(missed, best)})
-    most = max(entry["n_wrong"] for entry in wrong["layers"])
     rows = [
-        {"layer": e["layer"], "n_wrong": e["n_wrong"], "width": f"{100 * e['n_wrong'] / most if most else 0:.1f}"}
-        | {"worst": [shown[i] | {"probability": shown[i]["probabilities"][j]} for i in e["worst"]]}
+        e | {"worst": [shown[i] | {"probability": shown[i]["probabilities"][j]} for i in e["worst"]]}
         for j, e in enumerate(wrong["layers"])
     ]
     return {

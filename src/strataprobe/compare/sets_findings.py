@@ -128,17 +128,17 @@ def _overlap(pair: Mapping[str, Any]) -> Finding:
         return as_finding(
             "S004",
             "ok",
-            f"Directions of {names} do not overlap beyond chance: the most alike are {strongest}, and unrelated "
-            f"concepts reach {three(top['bound'])}.",
+            f"Directions of {names} do not overlap beyond chance: the most alike are {strongest}, and probes of "
+            f"shuffled labels reach {three(top['bound'])}.",
         )
     n, total = pair["n_pairs_above"], pair["n_pairs"]
     share = "the directions" if total == 1 else f"{n} of {total} pairs of directions"
     return as_finding(
         "S004",
         "ok",
-        f"Directions of {names} overlap: {share} lie closer than unrelated concepts would at some layer, the most "
-        f"alike {strongest} (chance reaches {three(top['bound'])}); texts that hold both concepts give this as well as "
-        "a direction that the model itself shares.",
+        f"Directions of {names} overlap: {share} lie closer than probes of shuffled labels do at some layer, the "
+        f"clearest {strongest} (shuffled labels reach {three(top['bound'])}); texts that hold both concepts give this as "
+        "well as a direction that the model itself shares.",
     )
 
 

@@ -2,9 +2,10 @@
 
 Chance is not 1 / sqrt(D): activations vary far more along some directions than others, and every probe, trained on real
 labels or shuffled ones, follows that. So at each layer probes of shuffled labels are made from the training rows of both
-sets (one Newton step from an empty probe, in closed form, at the penalty of the real ones), and the mean square of the
-cosines between the two sides, s², is what unrelated concepts give. In 1 / s² dimensions without a preferred direction
-cosines are as large by chance; there cos² has the distribution Beta(1/2, (1/s² - 1) / 2), which gives the bound.
+sets, at the penalty of the real ones (logistic ones by a Newton step from an empty probe, which has a closed form), and
+the mean square of the cosines between the two sides, s², is taken for chance. Concepts give the same when their classes
+differ along random directions with the covariance of the activations. In 1 / s² dimensions without a preferred direction
+cosines are as large; there cos² has the distribution Beta(1/2, (1/s² - 1) / 2), which gives the bound.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from strataprobe.compare.controls import cells_of
 from strataprobe.compare.document import Sources
 from strataprobe.compare.layers import labelled, labelled_groups, penalty_of
+from strataprobe.probes.families import get_family
 from strataprobe.progress import Progress
 
 N_DRAWS = 32
@@ -28,7 +30,11 @@ _LEVEL = 0.05
 # Of the mean diagonal: what float32 products can hold.
 _SMALLEST_RIDGE = 1e-6
 
+_MASS_MEAN = "mass-mean"
+
 Float64 = NDArray[np.float64]
+# "alpha" or "C" and its value, or a family that has none.
+Penalty = tuple[str, float]
 
 
 def shown_classes(names: Sequence[str]) -> list[int]:
@@ -62,7 +68,7 @@ def _common_layers(a: Sources, b: Sources) -> list[int]:
 
 
 def _is_linear(sources: Sources) -> bool:
-    return all(isinstance(getattr(s, "weight", None), np.ndarray) for s in sources.probes.sets.values())
+    return all(getattr(probes.first, "network", None) is None for probes in sources.probes.sets.values())
 
 
 def overlap_of(a: Sources, b: Sources, *, seed: int = 0) -> dict[str, Any]:
@@ -172,19 +178,25 @@ def _chance_rms(
     return np.asarray(rms[np.ix_(*places)], dtype=np.float64)
 
 
-def _penalty(sources: Sources, readout: str, layer: int, column: int) -> float:
-    """The C of one class's probe; that of the layer where it is not recorded."""
-    probe = sources.probes.sets[readout, layer][sources.probes.class_names[column]]
-    value = probe.extra.get("C")
-    if isinstance(value, int | float) and value > 0:
-        return float(value)
-    return penalty_of(sources.probes, readout, layer)
+def _penalty(sources: Sources, readout: str, layer: int, column: int) -> Penalty:
+    """How one class's probe was held back: its alpha or C; the C of the layer where neither is recorded."""
+    if _family_of(sources).startswith(_MASS_MEAN):
+        return _MASS_MEAN, 0.0
+    extra = sources.probes.sets[readout, layer][sources.probes.class_names[column]].extra
+    for name in ("alpha", "C"):
+        if isinstance(extra.get(name), int | float) and extra[name] > 0:
+            return name, float(extra[name])
+    return "C", penalty_of(sources.probes, readout, layer)
+
+
+def _family_of(sources: Sources) -> str:
+    return str(sources.probes.manifest.config.get("probe", ""))
 
 
 def shuffled_directions(
-    sources: Sources, readout: str, layer: int, penalties: Sequence[float], *, seed: int = 0
+    sources: Sources, readout: str, layer: int, penalties: Sequence[Penalty], *, seed: int = 0
 ) -> list[Float64]:
-    """For each C, raw directions (``N_DRAWS``, D), of any length, that training on shuffled labels gives at one layer.
+    """For each penalty, raw directions (``N_DRAWS``, D), of any length, that training on shuffled labels gives at one layer.
 
     Rows of one group and class keep a label in common, as in the controls.
     """
@@ -198,13 +210,17 @@ def shuffled_directions(
     classes, own = shown_classes(sources.probes.class_names), labels[first]
     drawn = [rng.permutation(own)[cells] == classes[i % len(classes)] for i in range(N_DRAWS)]
     target = np.stack(drawn, axis=1).astype(np.float64)
+    if penalties[0][0] == _MASS_MEAN:
+        options = sources.probes.manifest.config.get("options")
+        fit = get_family(_family_of(sources), options).refit(x, target, np.zeros((1, N_DRAWS)))
+        return [fit.weight.astype(np.float64)]
     target -= target.mean(axis=0)
     weight = max(float((target**2).mean()), 1e-6)
     centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
     spread = centred.std(axis=0, dtype=np.float64)
     inverse = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 0)
     z = (centred * inverse).astype(np.float32)
-    ridges = [share / (c * weight) for c in penalties]
+    ridges = [share * (value if name == "alpha" else 1 / (value * weight)) for name, value in penalties]
     return [(w * inverse[:, None]).T for w in ridge_weights(z, target, ridges)]
 
 

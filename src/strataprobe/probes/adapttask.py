@@ -29,8 +29,8 @@ from strataprobe.probes.solver import feature_scale
 from strataprobe.probes.tasks import aggregate_metrics
 from strataprobe.store import ActivationFolder, LayerRows
 
-# The rows are split into folds in so many ways, as with ten of them one way is largely luck; in one where they are many.
-_N_FOLDINGS, _MANY_ROWS = 4, 1000
+# The rows are split into folds in so many ways, fewer the more there are: with ten of them one way is largely luck.
+_MOST_FOLDINGS, _ENOUGH_ROWS = 4, 400
 Float64 = NDArray[np.float64]
 
 
@@ -106,7 +106,7 @@ class AdaptTask:
 
     def _foldings(self, rows: Rows) -> list[NDArray[np.int64]]:
         """The rows' own folds, and further ways to split them."""
-        n = 1 if len(rows.labels) >= _MANY_ROWS else _N_FOLDINGS
+        n = min(max(_ENOUGH_ROWS // len(rows.labels), 1), _MOST_FOLDINGS)
         found = [rows.folds]
         for i in range(1, n):
             folds = make_folds(rows.labels, rows.groups, self.names, self.seed + i, self.n_folds)

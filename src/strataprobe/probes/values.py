@@ -7,6 +7,7 @@ The quantile is Student's with as many degrees of freedom as there are groups bu
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -138,13 +139,35 @@ def _moved(v: Float64, by: Float64) -> Float64:
 def _concordance(y: Float64, x: Float64) -> tuple[float, Float64]:
     """Share of pairs with different targets that the values order alike, and its influence."""
     n = len(y)
-    alike, pairs = np.zeros(n), np.zeros(n)
-    for start in range(0, n, _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
-        sign = np.sign(y[rows, None] - y[None, :])
-        alike[rows] = (sign * np.sign(x[rows, None] - x[None, :])).sum(axis=1)
-        pairs[rows] = np.abs(sign).sum(axis=1)
+    order = np.argsort(y, kind="stable")
+    y, x = y[order], x[order]
+    starts = np.flatnonzero(np.append(True, y[1:] != y[:-1]))
+    sizes = np.diff(np.append(starts, n))
+    pairs = (n - np.repeat(sizes, sizes)).astype(np.float64)
     if pairs.sum() <= 0:
         return float("nan"), np.zeros(n)
+    parts = _parts(starts, n)
+    alike = np.zeros(n)
+    for part in parts:
+        if y[part][0] != y[part][-1]:
+            signs = np.sign(y[part, None] - y[None, part]) * np.sign(x[part, None] - x[None, part])
+            alike[part] += signs.sum(axis=1)
+    for side, ordered in ((1, parts), (-1, parts[::-1])):  # the parts with lower targets, then those with higher ones
+        seen = np.empty(0)
+        for part in ordered:
+            lower, not_higher = (np.searchsorted(seen, x[part], end) for end in ("left", "right"))
+            alike[part] += side * (lower - (len(seen) - not_higher))
+            seen = np.sort(np.concatenate([seen, x[part]]), kind="stable")
     value = float((alike.sum() / pairs.sum() + 1) / 2)
-    return value, 2 * n * ((alike + pairs) / 2 - value * pairs) / pairs.sum()
+    influence = np.empty(n)
+    influence[order] = 2 * n * ((alike + pairs) / 2 - value * pairs) / pairs.sum()
+    return value, influence
+
+
+def _parts(starts: NDArray[np.int64], n: int) -> list[slice]:
+    """Rows 0..n cut at some of ``starts``: parts of at most ``_ROWS_AT_ONCE`` rows, or of one target."""
+    cuts = [0]
+    for begin, end in pairwise([*starts.tolist(), n]):
+        if end - cuts[-1] > _ROWS_AT_ONCE and begin > cuts[-1]:
+            cuts.append(begin)
+    return [slice(begin, end) for begin, end in pairwise([*cuts, n])]
