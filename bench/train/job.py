@@ -145,7 +145,8 @@ def page(document: dict[str, Any]) -> str:
         f"Written by `{document['command']}`: {where['cores']} cores, {where['machine']}, OMP_WAIT_POLICY "
         f"{where['OMP_WAIT_POLICY']}, torch {document['versions']['torch']}. {chosen['layers']} layers x "
         f"{2 * N_PER_CLASS:,} texts x {chosen['width']:,}, ten values of C, from activation files to probe files, "
-        "comparison.json, figure and report. Layers are worked on side by side: seconds in threads are summed over them.",
+        "comparison.json, figure and report. Layers are worked on side by side: seconds in "
+        "threads are summed over them. Imports are in the parts that need them first.",
     ]
     for folds, job in document["jobs"].items():
         how = f"{folds}-fold cross-validation" if folds != "0" else "no cross-validation"

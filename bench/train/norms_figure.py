@@ -17,7 +17,11 @@ WAYS = {
     "origin": ("origin's protocol", "#D55E00", "s", "-"),
     "origin, nothing rounded": ("the same weights, nothing rounded", "#D55E00", "s", (0, (2, 1.5))),
 }
-TITLES = {"stream": "In the shape of a residual stream", "plain": "Plain: no mean, every feature alike"}
+TITLES = {
+    "mean": "A mean that all texts share",
+    "stream": "In the shape of a residual stream",
+    "plain": "Plain: no mean, every axis alike",
+}
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -34,7 +38,7 @@ _DPI = 300
 def draw(document: dict[str, Any]) -> bytes:
     """A panel a shape: medians of the repeats, with the span from the lowest to the highest; PNG bytes, 300 dpi."""
     with mpl.rc_context(dict(mpl.rcParamsDefault) | {"backend": "agg"} | _STYLE):
-        figure = Figure(figsize=(7.2, 3.5))
+        figure = Figure(figsize=(7.2, 3.1))
         FigureCanvasAgg(figure)
         panels = np.atleast_1d(figure.subplots(1, len(document["shapes"]), sharey=True))
         for axes, (shape, found) in zip(panels, document["shapes"].items(), strict=True):
@@ -43,7 +47,7 @@ def draw(document: dict[str, Any]) -> bytes:
         panels[0].set_ylabel("AUC on fresh texts")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncols=4, frameon=False, fontsize=7)
-        figure.subplots_adjust(left=0.075, right=0.99, top=0.93, bottom=0.24, wspace=0.06)
+        figure.subplots_adjust(left=0.07, right=0.99, top=0.92, bottom=0.26, wspace=0.06)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
@@ -72,4 +76,6 @@ def _draw_panel(axes: Axes, document: dict[str, Any], found: dict[str, Any]) -> 
         )
     axes.set_xscale("log")
     axes.set_xlabel("norm of the layer's activations")
+    axes.set_xticks([10.0**k for k in range(1, 6)])
+    axes.minorticks_off()
     axes.set_ylim(min(0.68, axes.get_ylim()[0]), 1.0)

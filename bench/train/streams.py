@@ -1,9 +1,9 @@
 """Made-up activations whose best possible AUC is known: Gaussian classes, plain or in the shape of a residual stream.
 
-Every layer carries the same signal: rows drawn alike, then turned and scaled. The shape of a residual stream is that of the
-demo model's layers 1 to 5 on real reviews: the variance along its axes falls as 1 / rank (slopes of -1.2 to -1.3), a mean
-that all texts share carries .6 of the squared norm (.58 to .60), and half the square of that mean lies in three features
-(.37 to .53).
+Every layer carries the same signal: rows drawn alike, then turned and scaled. "stream" has the shape of the demo model's
+layers 1 to 5 on real reviews: the variance along its axes falls as 1 / rank (slopes of -1.2 to -1.3 there), a mean that all
+texts share carries .6 of the squared norm (.58 to .60), and half the square of that mean lies in three features (.37 to
+.53). "mean" has that mean, and every axis alike; "plain" has neither.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm as gaussian
 
-Shape = Literal["plain", "stream"]
+Shape = Literal["mean", "stream", "plain"]
 COMMON_SHARE, N_LARGE, LARGE_SHARE = 0.6, 3, 0.5
 _CHUNK_ROWS = 4096
 
@@ -78,6 +78,7 @@ def make_stream(shape: Shape, width: int, *, auc: float, n_classes: int = 2, see
     common: NDArray[np.floating] = np.zeros(width)
     if shape == "stream":
         spread = (1.0 + np.arange(width)) ** -0.5
+    if shape != "plain":
         common = rng.normal(size=width)
         common[:N_LARGE] *= math.sqrt(LARGE_SHARE) / np.linalg.norm(common[:N_LARGE])
         common[N_LARGE:] *= math.sqrt(1 - LARGE_SHARE) / np.linalg.norm(common[N_LARGE:])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from strataprobe.aucvariance import likeness, tail_design_effect
-from strataprobe.intervals import NOWHERE, Bounded, share_interval
+from strataprobe.intervals import NOWHERE, Z95, Bounded, share_interval
 
 N_BINS = 10
 _DRAWS = 200
@@ -41,7 +41,8 @@ def auprc(labels01: Any, logits: Any, groups: Any) -> Bounded:
     np.put_along_axis(influence, order, own, axis=0)
     n_groups = _groups_with(labels, codes)
     by_group = _by_group(influence, codes).mean(axis=1)
-    return share_interval(float(value.mean()), by_group, n_groups, expected=_clumping(labels, values, codes, n_groups))
+    alike = [_same_class(labels[:, k], values[:, k], codes) for k in range(labels.shape[1])]
+    return share_interval(float(value.mean()), by_group, n_groups, expected=_clumping(alike, n_groups))
 
 
 def f1(labels01: Any, called: Any, groups: Any) -> Bounded:
@@ -80,9 +81,9 @@ def calibration_error(labels01: Any, probabilities: Any, groups: Any) -> Bounded
     """Mean gap between stated and observed frequency over bins of equally many rows (``N_BINS``), 0 to 1.
 
     The value is the plain one of ``metrics.expected_calibration_error``, which chance lifts above the truth; the bounds
-    are of the truth, down to 0. They are the multiples of the observed gaps that would give a value so low, or so high,
-    in one of forty samples. Chance is binomial in each bin, at the stated or the observed rate, whichever varies more,
-    and larger by what groups add to the variance of the gaps.
+    are of the truth, down to 0. The lower one is the multiple of the observed gaps that would give so high a value in
+    one of forty samples; the upper one is the value less its bias, and 1.96 standard errors. Chance is binomial in each
+    bin, and larger by what groups add to the variance of the gaps.
     """
     labels, stated, codes = _checked(labels01, probabilities, groups)
     n, n_classes = labels.shape
@@ -96,14 +97,23 @@ def calibration_error(labels01: Any, probabilities: Any, groups: Any) -> Bounded
     inflation = ((gap - count * mean) ** 2).sum() / max(((said - mean[column, bins]) ** 2).sum(), 1e-12)
     hits = np.zeros((n_classes, N_BINS))
     np.add.at(hits, (column, bins), labels.astype(np.float64))
-    rates = [(hits - gaps) / np.maximum(rows, 1.0), (hits + 0.5) / (rows + 1.0)]
-    rate = np.where(np.abs(rates[0] - 0.5) < np.abs(rates[1] - 0.5), rates[0], rates[1]).clip(0.0, 1.0).ravel()
-    size = (max(_DRAWS, 10 * _DRAWS // n_classes), rate.size)
-    drawn = np.random.default_rng(0).binomial(rows.ravel().astype(np.int64), rate, size) - rows.ravel() * rate
-    drawn *= np.sqrt(max(inflation, 1.0))
-    value = float(np.abs(gaps).sum() / (n * n_classes))
-    low, high = (_multiple(gaps.ravel(), drawn, share) for share in (0.975, 0.025))
-    return Bounded(value, min(low, 1.0) * value, min(max(high, 1.0) * value, 1.0))
+    filled = np.maximum(rows, 1.0)
+    stated_rate, careful = ((hits - gaps) / filled).clip(0.0, 1.0), (hits + 0.5) / (rows + 1.0)
+    widest = np.where(np.abs(stated_rate - 0.5) < np.abs(careful - 0.5), stated_rate, careful)
+    spread = np.sqrt(max(inflation, 1.0))
+    drawn = [spread * _binomial_chance(rows, rate).reshape(-1, rows.size) for rate in (widest, hits / filled)]
+    observed = np.abs(gaps).sum()
+    bias = np.abs(gaps.ravel() + drawn[1]).sum(axis=1).mean() - observed
+    error = spread * np.sqrt((rows * widest * (1.0 - widest)).sum())
+    value = float(observed / (n * n_classes))
+    high = float(observed - bias + Z95 * error) / (n * n_classes)
+    return Bounded(value, min(_multiple(gaps.ravel(), drawn[0], 0.975), 1.0) * value, min(max(high, value), 1.0))
+
+
+def _binomial_chance(rows: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Draws (R, K, bins) of the number of hits among ``rows`` (K, bins), less its mean."""
+    n_draws = max(_DRAWS, 10 * _DRAWS // len(rows))
+    return np.random.default_rng(0).binomial(rows.astype(np.int64), rate, (n_draws, *rows.shape)) - rows * rate
 
 
 def _multiple(gaps: np.ndarray, drawn: np.ndarray, share: float) -> float:
@@ -133,11 +143,11 @@ def _recall_of_one(labels: np.ndarray, values: np.ndarray, codes: np.ndarray, ra
     influence = np.zeros((len(values), 1))
     influence[labels, 0] = (above - value) / len(own)
     n_groups = _groups_with(labels[:, None], codes)
-    clumping = _clumping(labels[:, None], values[:, None], codes, n_groups)
-    at = share_interval(value, _by_group(influence, codes)[:, 0], n_groups, expected=clumping)
     same, counts = _same_class(labels, values, codes)
+    clumping = _clumping([(same, counts)], n_groups)
+    at = share_interval(value, _by_group(influence, codes)[:, 0], n_groups, expected=clumping)
     effective = 1.0 / tail_design_effect(counts[:, 1], same, rate)
-    shape = ((allowed + 1) * effective, (len(others) - allowed) * effective)
+    shape = (allowed * effective + 1.0, (len(others) - allowed - 1) * effective + 1.0)
     rates = ndtri(np.clip(beta.ppf([0.025, 0.5, 0.975], *shape), 1e-9, 1.0 - 1e-9))
     slope = float(np.clip(others.std() / max(own.std(), 1e-12), 0.5, 2.0))
     least = 0.5 / len(own)
@@ -149,18 +159,14 @@ def _recall_of_one(labels: np.ndarray, values: np.ndarray, codes: np.ndarray, ra
     return Bounded(value, min(low, value), max(high, value, at.high if value > 1.0 - least else 0.0))
 
 
-def _clumping(labels: np.ndarray, values: np.ndarray, codes: np.ndarray, n_groups: float) -> float:
-    """Variance to expect of rows of the class, in units of that of as many rows as there are groups of them.
+def _clumping(alike: list[tuple[float, np.ndarray]], n_groups: float) -> float:
+    """Variance to expect of rows of K classes, in units of that of as many rows as there are groups of them.
 
-    Mates in a group count as alike as their logits are: what a logit decides is never more alike.
+    ``alike`` is what ``_same_class`` gives for each class. Mates in a group count as alike as their logits are: what a
+    logit decides is never more alike.
     """
-    n_rows = float(labels.sum())
-    if n_groups == n_rows:
-        return 1.0
-    extra = 0.0
-    for k in range(labels.shape[1]):
-        same, counts = _same_class(labels[:, k], values[:, k], codes)
-        extra += same * float((counts[:, 0] * (counts[:, 0] - 1.0)).sum())
+    n_rows = sum(float(counts[:, 0].sum()) for _, counts in alike)
+    extra = sum(same * float((counts[:, 0] * (counts[:, 0] - 1.0)).sum()) for same, counts in alike)
     return n_groups / n_rows * (1.0 + extra / n_rows)
 
 

@@ -41,7 +41,7 @@ def score_bounds(value: np.ndarray, variance: Variance, z: float = Z95) -> tuple
     bounds = []
     for end in (0.0, 1.0):
         inner, outer = value.astype(np.float64), np.full_like(value, end, dtype=np.float64)
-        for _ in range(60):
+        for _ in range(44):
             middle = (inner + outer) / 2.0
             sd = np.sqrt(variance(middle))
             room = np.divide(np.abs(end - middle), sd, out=np.full_like(sd, z), where=sd > 0)
@@ -87,7 +87,8 @@ def share_interval(
     """``value`` with score bounds, its variance measured over groups.
 
     ``influence`` (G,) is what each group adds to the error of the value; ``n_groups`` of them can add anything.
-    ``variance`` is that of one group in the model, ``expected`` the multiple of it that is expected beforehand. For independent rows the bounds are Wilson's, with Student's t.
+    ``variance`` is that of one group in the model, ``expected`` the multiple of it that is expected beforehand. For
+    independent rows the bounds are Wilson's, with Student's t.
     """
     if not n_groups or np.isnan(value):
         return NOWHERE

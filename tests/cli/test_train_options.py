@@ -172,6 +172,21 @@ def test_an_option_that_cannot_be_used_is_one_sentence(
     assert err.count("\n") == 1
 
 
+def test_probes_are_adapted_to_other_text_and_both_kinds_are_told(cli: Cli, tmp_path: Path) -> None:
+    old = write_folder(tmp_path / "old" / "activations", n=160, d=12, readouts=("last",), layers=(1,))
+    new = write_folder(tmp_path / "new", n=60, d=12, readouts=("last",), layers=(1,), seed=1)
+    assert cli("train", "--activations", old, "--out", tmp_path / "old" / "probes", "--folds", 0)[0] == 0
+    adapted = ("train", "--from", tmp_path / "old" / "probes", "--activations", new)
+    status, out, err = cli(*adapted, "--out", tmp_path / "p", "--epochs", 3)
+    assert status == 0, err
+    assert "new text (test" in out
+    assert "old text (test" in out
+    assert "no epochs needed; ignored" in err
+    status, _, err = cli(*adapted, "--activations", new, "--out", tmp_path / "q")
+    assert status == 2
+    assert "--from takes one --activations folder" in err
+
+
 def test_joint_probes_of_two_recipes_are_trained_and_compared(cli: Cli, tmp_path: Path) -> None:
     for name, classes in (("mood", ("bad", "good")), ("feeling", ("anger", "fear", "joy"))):
         write_folder(tmp_path / name, n=180, d=12, readouts=("mean",), layers=(0, 1), class_names=classes)

@@ -35,9 +35,9 @@ def test_a_better_probe_is_found_from_either_side_and_an_equal_one_is_not() -> N
 
 
 def test_of_two_equal_probes_one_is_called_better_in_about_one_of_twenty_data_sets() -> None:
-    values = [against(*planted(200, 1.2, 1.2, seed))["p"] for seed in range(40)]
-    assert np.mean(np.array(values) < 0.05) <= 0.15
-    assert 0.25 < np.median(values) < 0.75
+    values = [against(*planted(200, 1.2, 1.2, seed))["p"] for seed in range(16)]
+    assert np.mean(np.array(values) < 0.05) <= 0.2
+    assert 0.2 < np.median(values) < 0.8
 
 
 def test_without_a_class_there_is_no_difference() -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from strataprobe.cli.app import app
 from strataprobe.compare.published import read_published
 from strataprobe.compare.run import compare
 from strataprobe.errors import DataError
@@ -138,3 +140,12 @@ def test_bad_files_and_folders_are_refused_in_a_sentence(tmp_path: Path) -> None
         with pytest.raises(DataError, match=sentence) as caught:
             read_published(tmp_path / name)
         assert name.split(".")[0] in str(caught.value)
+
+
+def test_the_command_prints_where_published_curves_peak(tmp_path: Path) -> None:
+    asked = ["compare", "--published", str(table(tmp_path)), "--out", str(tmp_path / "out"), "--published-blocks", "6"]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    assert "cognitive actions" in result.output
+    assert "S007 theirs: the R² of sentiment is below 0" in result.output
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text("utf-8"))["config"]["blocks"] == [6]

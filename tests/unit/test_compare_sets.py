@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,11 +124,14 @@ def test_nothing_is_computed_twice(
     assert capsys.readouterr().err.count("up to date") == 4
 
 
-def test_one_set_is_compared_in_the_folder_itself(folders: dict[str, Path], tmp_path: Path) -> None:
-    alone = compare([folders["mood"]], tmp_path)
-    assert alone["best_layer"] == 2
-    assert "sets" not in alone
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["comparison.json", "mood_layer_comparison.png", "report.html"]
+def test_one_set_alone_is_the_same_comparison_in_the_folder_itself(
+    folders: dict[str, Path], document: dict[str, Any], out: Path
+) -> None:
+    written = (out / "mood" / "comparison.json").stat().st_mtime_ns
+    assert compare([folders["mood"]], out / "mood") == document["sets"]["mood"]
+    assert (out / "mood" / "comparison.json").stat().st_mtime_ns == written
+    names = sorted(p.name for p in (out / "mood").iterdir())
+    assert names == ["comparison.json", "mood_layer_comparison.png", "report.html"]
 
 
 def test_a_folder_given_twice_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -135,6 +139,14 @@ def test_a_folder_given_twice_is_refused(folders: dict[str, Path], tmp_path: Pat
         compare([folders["mood"], folders["mood"]], tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_comparison_of_a_run_is_not_overwritten(
+    folders: dict[str, Path], document: dict[str, Any], out: Path
+) -> None:
+    with pytest.raises(OptionError, match="is the comparison of one set"):
+        compare([folders["mood"], folders["tone"]], out / "mood")
+    assert json.loads((out / "mood" / "comparison.json").read_text("utf-8")) == document["sets"]["mood"]
 
 
 def test_activations_are_given_for_each_set_or_for_none(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -196,17 +208,20 @@ def test_shuffled_ridge_probes_are_those_of_the_family() -> None:
     np.testing.assert_allclose(cosine, 1.0, atol=1e-5)
 
 
-def test_two_models_are_laid_over_one_another_by_share_of_depth(folders: dict[str, Path], tmp_path: Path) -> None:
+def test_two_models_are_laid_over_one_another_by_share_of_depth(
+    folders: dict[str, Path], document: dict[str, Any], out: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(out / "mood", tmp_path / "out" / "mood")
     two = np.stack([-SHARED, SHARED])
     other = write_set(tmp_path / "run", "mood", two, [[2.0, 2.0]] * 2, n_groups=40, model="other", suffix="It is")
-    document = compare([folders["mood"], other], tmp_path / "out")
-    side = document["side_by_side"]
-    assert list(document["sets"]) == ["mood", "mood-2"]
+    both = compare([folders["mood"], other], tmp_path / "out")
+    side = both["side_by_side"]
+    assert list(both["sets"]) == ["mood", "mood-2"]
     assert side["axis"] == "depth"
     assert [c["best_depth"] for c in side["curves"]] == [0.4, side["curves"][1]["best_layer"] / 2]
-    assert "different models" in findings(document, "S004")[0]
-    assert "layers of different models are not the same layers" in findings(document, "S002")[0]
-    assert "in suffix ('' and 'It is') and model ('tiny' and 'other')" in findings(document, "S005")[0]
+    assert "different models" in findings(both, "S004")[0]
+    assert "layers of different models are not the same layers" in findings(both, "S002")[0]
+    assert "in suffix ('' and 'It is') and model ('tiny' and 'other')" in findings(both, "S005")[0]
 
 
 def test_the_level_of_chance_is_that_of_probes_trained_on_shuffled_labels() -> None:

@@ -9,6 +9,8 @@ import typer
 
 from strataprobe.cli import options as o
 from strataprobe.cli.output import number, print_json, print_table
+from strataprobe.probes.origin_options import STEPWISE
+from strataprobe.progress import note
 
 if TYPE_CHECKING:
     from strataprobe.manifest import Manifest
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 _CLASS_COLUMNS = {"cv AUC": "cv_auc", "val AUC": "val_auc"}
 _VALUE_COLUMNS = {"cv R2": "cv_r2", "cv Spearman": "cv_spearman", "val R2": "val_r2", "val Spearman": "val_spearman"}
+
+# Options that decide how a new probe is fitted, with their defaults.
+_NOT_ADAPTED = {"probe": "logistic", "cs": None, "class_weight": "none", "target": None, **dict.fromkeys(STEPWISE)}
 
 
 def train(
@@ -121,6 +126,8 @@ def _adapt(given: dict[str, Any], layers: list[int] | None, rule: CalibrationRul
 
     if len(given["activations"]) > 1:
         raise OptionError("--from takes one --activations folder: adapt to one kind of text at a time.")
+    if unused := [name for name, default in _NOT_ADAPTED.items() if given[name] != default]:
+        note(f"--from: how far to adapt is chosen by cross-validation: no {', '.join(unused)} needed; ignored.")
     taken = {name: given[name] for name in ("out", "readout", "seed", "folds")}
     source, new = given["adapted_from"], given["activations"][0]
     manifest = adapt(source, new, **taken, layers=layers, calibration=rule)
@@ -136,7 +143,6 @@ def _say_how_long(
 ) -> None:
     """Note how long networks will take, since they take longer than anything else."""
     from strataprobe.probes.parallel import workers_for
-    from strataprobe.progress import note
 
     n_layers = len([k for k in folder.layers if k >= 1] if layers is None else layers)
     n_networks = n_layers * (1 if readout else len(folder.readouts)) * (folds + 1)

@@ -73,6 +73,7 @@ def compare(
     opened = [open_sources(Path(path), beside, recipe) for path, beside in zip(probes, given, strict=True)]
     if len(opened) == 1 and not theirs:
         return _compare_one(opened[0], Path(probes[0]), out, seed)
+    _check_not_a_run(out / COMPARISON_NAME)
     names = unique_names([sources.name for sources in opened])
     members = [
         Member(name, sources, _compare_one(sources, Path(path), out / name, seed))
@@ -96,6 +97,12 @@ def _check_counts(
         twice = next((path for path in seen if seen.count(path) > 1), None)
         if twice is not None:
             raise OptionError(f"{option} {twice} is given twice: give each once.")
+
+
+def _check_not_a_run(path: Path) -> None:
+    """Raise OptionError when the comparison of one set, which prediction reads, would be lost."""
+    if path.is_file() and "best_layer" in read_json(path):
+        raise OptionError(f"{path} is the comparison of one set, as 'run' writes it: choose another --out for several.")
 
 
 def _compare_one(sources: Sources, probes: Path, out: Path, seed: int) -> dict[str, Any]:

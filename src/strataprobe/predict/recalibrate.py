@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -170,7 +171,9 @@ def _one_layer(
         trained = kept.setdefault(_TRAINED, old.calibration._asdict())
         prior = Calibration(trained["slope"], trained["intercept"])
         calibration, threshold, notes = _fitted(Y, logits, c, rule, prior)
-        new.append(replace(old, calibration=calibration, threshold=threshold, extra=kept | notes))
+        # as a file would give it back, or the next time the same values were other bytes
+        extra = json.loads(json.dumps(kept | notes, sort_keys=True))
+        new.append(replace(old, calibration=calibration, threshold=threshold, extra=extra))
         values = {"slope": calibration.slope, "intercept": calibration.intercept, "threshold": threshold}
         after = values | _left_out(Y, logits, c, rule, prior, data.folds[c])
         caveats = [notes["calibration_fallback"], notes.get("threshold_caveat", "")]

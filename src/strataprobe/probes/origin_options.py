@@ -46,7 +46,9 @@ def from_origin(section: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if probe is None:
             raise OptionError(f"probe_type {theirs!r} is not known; there are: {', '.join(sorted(PROBE_TYPES))}.")
         if found.setdefault("probe", probe) != probe:
-            raise OptionError(f"probe_type {theirs!r} is the probe {probe!r}, not {found['probe']!r}: give one of them.")
+            raise OptionError(
+                f"probe_type {theirs!r} is the probe {probe!r}, not {found['probe']!r}: give one of them."
+            )
         if theirs != probe:
             answers.append(f"probe: {probe} (probe_type {theirs})")
     answers += [answer for name, answer in _ANSWERED.items() if found.pop(name, None) is not None]
