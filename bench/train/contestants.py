@@ -19,7 +19,8 @@ from sklearn.preprocessing import StandardScaler
 
 from bench.train.origin import OriginFit, train_origin
 from bench.train.streams import make_stream
-from strataprobe.probes.solver import LogisticPath, fit_logistic_path
+from strataprobe.probes.families.logistic import ROUGH
+from strataprobe.probes.solver import LogisticPath, LogisticProblem, fit_logistic_path
 
 Float64 = NDArray[np.float64]
 Solutions = list[tuple[Float64, float]]
@@ -69,6 +70,7 @@ def ways_of(Cs: tuple[float, ...], one_C: float) -> dict[str, Way]:
     newton = {"solver": "newton-cholesky", "tol": 1e-12, "max_iter": 1000}
     return {
         OURS: Way(lambda layer: fit_logistic_path(layer.X, layer.y, Cs), _of_path, Cs),
+        OURS_ROUGH: Way(lambda layer: LogisticProblem(layer.X).solve(layer.y, Cs, tolerance=ROUGH), _of_path, Cs),
         DEFAULT: Way(lambda layer: one_at_a_time(layer, Cs), _as_they_are, Cs),
         EXACT_LBFGS: Way(lambda layer: one_at_a_time(layer, Cs, tol=1e-8, max_iter=100_000), _as_they_are, Cs),
         NEWTON: Way(lambda layer: one_at_a_time(layer, [one_C], **newton), _as_they_are, (one_C,), float(len(Cs))),
@@ -80,6 +82,7 @@ def ways_of(Cs: tuple[float, ...], one_C: float) -> dict[str, Way]:
 
 
 OURS = "strataprobe"
+OURS_ROUGH = "strataprobe, as far as the choice of C needs"
 DEFAULT = "scikit-learn, default (lbfgs), one fit at a time"
 EXACT_LBFGS = "scikit-learn, lbfgs, tol 1e-8, 100,000 iterations"
 NEWTON = "scikit-learn, newton-cholesky, tol 1e-12"

@@ -127,8 +127,8 @@ def _shape(name: str, found: dict[str, Any]) -> str:
         "",
         "Medians of the repeats. In them:",
         "",
-        f"- ours varies by {found['ours_variation_between_layers']:.4f} between layers (below {ALLOWED_VARIATION} is wanted; "
-        f"in one repeat by up to {found['ours_largest_variation_of_a_repeat']:.4f}) and lies at most "
+        f"- ours varies by {found['ours_variation_between_layers']:.4f} between layers (below {ALLOWED_VARIATION} is "
+        f"wanted; in one repeat by up to {found['ours_largest_variation_of_a_repeat']:.4f}) and lies at most "
         f"{found['ours_gap_to_bayes']:.4f} below the Bayes AUC (at most {ALLOWED_GAP} is wanted; in one repeat up to "
         f"{found['ours_largest_gap_of_a_repeat']:.4f});",
         f"- the origin's protocol falls by {fall[ORIGIN]:.3f} from its best layer to the last ({LEAST_FALL} or more was "

@@ -69,6 +69,7 @@ def test_rows_that_cannot_calibrate_give_the_identity_and_say_why(labels, logits
     fit = fit_platt(labels, list(logits))
     assert fit.calibration == IDENTITY
     assert reason in fit.fallback
+    assert fit_platt(labels, list(logits), Calibration(2.0, 0.5)).calibration == (2.0, 0.5)
 
 
 def test_equal_logits_keep_slope_one() -> None:

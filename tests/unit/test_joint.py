@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,9 @@ def test_a_second_call_has_nothing_to_do_and_a_fresh_one_gives_the_same_bytes(
     train_joint(folders, trained, folds=3)
     assert capsys.readouterr().err.count("nothing to do") == 2
     with silence():
+        train_joint(folders, tmp_path, folds=3)
+        assert data_files(tmp_path) == data_files(trained)
+        shutil.rmtree(tmp_path / "feeling")  # as when it was interrupted between the recipes
         train_joint(folders, tmp_path, folds=3)
     assert data_files(tmp_path) == data_files(trained)
 

@@ -101,7 +101,11 @@ def _check_counts(
 
 def _check_not_a_run(path: Path) -> None:
     """Raise OptionError when the comparison of one set, which prediction reads, would be lost."""
-    if path.is_file() and "best_layer" in read_json(path):
+    try:
+        document = read_json(path)
+    except StageError:
+        return
+    if isinstance(document, dict) and "best_layer" in document:
         raise OptionError(f"{path} is the comparison of one set, as 'run' writes it: choose another --out for several.")
 
 

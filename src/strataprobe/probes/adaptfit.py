@@ -124,4 +124,4 @@ def _on_old_scale(
         for r, w, slope, done in zip(reach, weights[0], lines[:, 0], converged, strict=True)
     ]
     bias = bias.astype(np.float32).astype(np.float64)
-    return LinearFit(weight, bias, settings, np.log(weights), (left_out - lines[:, 1] * useful) / size)
+    return LinearFit(weight, bias, settings, weights, (left_out - lines[:, 1] * useful) / size)

@@ -111,14 +111,15 @@ def sigmoid(z: Any) -> NDArray[np.float64]:
 def fit_platt(labels01: Any, logits: Any, prior: Calibration | None = None) -> PlattFit:
     """Slope and intercept for logits (n,) of rows with labels (n,) in {0, 1}, best on rows no probe was fitted on.
 
-    Fewer than five rows, or rows of one class only, give the identity. Logits that do not rank the class above the rest
-    give slope 1 (the prior's) with a fitted intercept, since a negative slope would turn the probe round. With ``prior``,
-    the calibration the same logits had on other text, a few rows move it a little and many move it freely.
+    Fewer than five rows, or rows of one class only, give the identity (the prior). Logits that do not rank the class
+    above the rest give slope 1 (the prior's) with a fitted intercept, since a negative slope would turn the probe round.
+    With ``prior``, the calibration the same logits had on other text, a few rows move it a little and many move it
+    freely.
     """
     y, x = np.asarray(labels01).astype(bool), np.asarray(logits, dtype=np.float64)
     lacking = _lacking(y)
     if lacking:
-        return PlattFit(IDENTITY, lacking)
+        return _unfitted(prior, lacking)
     targets = _smoothed(y) if prior is None else y.astype(np.float64)
     centre, spread = float(x.mean()), float(x.std())
     if spread > 1e-12 * max(1.0, abs(centre)):
@@ -141,7 +142,7 @@ def fit_temperature(labels01: Any, logits: Any, prior: Calibration | None = None
     y, x = np.asarray(labels01).astype(bool), np.asarray(logits, dtype=np.float64)
     lacking = _lacking(y)
     if lacking:
-        return PlattFit(IDENTITY, lacking)
+        return _unfitted(prior, lacking)
     size = float(np.sqrt(np.square(x).mean()))
     if size > 0:
         targets = _smoothed(y) if prior is None else y.astype(np.float64)
@@ -155,8 +156,12 @@ def fit_temperature(labels01: Any, logits: Any, prior: Calibration | None = None
 def _lacking(y: NDArray[np.bool_]) -> str:
     """Why rows with these labels cannot calibrate; "" when they can."""
     if len(y) < MIN_ROWS:
-        return f"identity: {len(y)} rows are too few to calibrate on"
-    return "identity: the rows are of one class only" if y.all() or not y.any() else ""
+        return f"{len(y)} rows are too few to calibrate on"
+    return "the rows are of one class only" if y.all() or not y.any() else ""
+
+
+def _unfitted(prior: Calibration | None, lacking: str) -> PlattFit:
+    return PlattFit(IDENTITY, f"identity: {lacking}") if prior is None else PlattFit(prior, f"kept: {lacking}")
 
 
 def _smoothed(y: NDArray[np.bool_]) -> NDArray[np.float64]:
