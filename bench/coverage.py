@@ -26,7 +26,8 @@ from strataprobe.metrics import AucEstimate, auc_interval, clustered_auc, folded
 from strataprobe.probes.families import LinearFit
 from strataprobe.probes.families.logistic import Logistic
 from strataprobe.probes.families.mass_mean import MassMean
-from strataprobe.probes.layerfit import fit_layer, rows_of
+from strataprobe.probes.layerfit import fit_layer
+from strataprobe.probes.rows import rows_of
 from strataprobe.store import LayerRows
 
 RESULTS = Path(__file__).parent / "results"

@@ -76,8 +76,8 @@ def _wanted(document: dict[str, Any]) -> str:
     by_default = ways[DEFAULT]["median_s"] / rough["median_s"]
     lines += [
         f"- {EXACT_LBFGS}, which comes as near to the optimum as ours: {ways[EXACT_LBFGS]['times_ours']:.1f} times ours.",
-        f"- {OURS_ROUGH}, as cross-validation runs it: within {max(rough['objective_above_optimum']):.0e} of the optimum, where "
-        f"scikit-learn's default, {by_default:.1f} times as long, is off by up to "
+        f"- {OURS_ROUGH}, as cross-validation runs it: within {max(rough['objective_above_optimum']):.0e} of the optimum, "
+        f"where scikit-learn's default, {by_default:.1f} times as long, is off by up to "
         f"{max(ways[DEFAULT]['objective_above_optimum']):.0e}.",
     ]
     return "\n".join(lines)

@@ -73,9 +73,10 @@ def test_bounds_hold_the_truth_about_as_often_as_they_say() -> None:
     groups = np.repeat(np.arange(105), 2)
     truth = {"auprc": 0.950, "f1": norm.cdf(shift / 2), "recall": norm.sf(norm.isf(0.01) - shift)}
     misses = dict.fromkeys(truth, 0)
-    for seed in range(80):
-        shared = np.random.default_rng([seed, 1]).standard_normal(105)[groups]
-        logits = np.sqrt(0.5) * (logits_of(0.0, seed) + shared) + shift * LABELS
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        noise = rng.standard_normal(210) + rng.standard_normal(105)[groups]
+        logits = np.sqrt(0.5) * noise + shift * LABELS
         found = {
             "auprc": auprc(LABELS, logits, groups),
             "f1": f1(LABELS, logits > shift / 2, groups),
@@ -83,7 +84,7 @@ def test_bounds_hold_the_truth_about_as_often_as_they_say() -> None:
         }
         for name, bounded in found.items():
             misses[name] += not bounded.low <= truth[name] <= bounded.high
-    assert all(count <= 0.1 * 80 for count in misses.values()), misses
+    assert all(count <= 10 for count in misses.values()), misses
 
 
 def test_the_mean_over_classes_is_that_of_the_classes_alone() -> None:

@@ -23,8 +23,9 @@ from strataprobe.probes.adaptfit import OldProbes, adapt_columns
 from strataprobe.probes.calibration import Calibration, CalibrationRule, sigmoid
 from strataprobe.probes.crossval import check_folds, class_columns, make_folds
 from strataprobe.probes.files import TrainedProbes
-from strataprobe.probes.layerfit import LayerResult, Rows, calibrated
+from strataprobe.probes.layerfit import LayerResult, calibrated
 from strataprobe.probes.probe import ProbeSet
+from strataprobe.probes.rows import Rows
 from strataprobe.probes.solver import feature_scale
 from strataprobe.probes.tasks import aggregate_metrics
 from strataprobe.store import ActivationFolder, LayerRows

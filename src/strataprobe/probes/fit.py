@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from strataprobe.errors import DataError, OptionError, ProbeError
 from strataprobe.probes.crossval import check_folds, class_columns, cross_validate, make_folds, out_of_fold_logits
 from strataprobe.probes.families import get_family
-from strataprobe.probes.layerfit import LayerResult, Rows, calibrated
+from strataprobe.probes.layerfit import LayerResult, calibrated
 from strataprobe.probes.parallel import in_threads, workers_for
 from strataprobe.probes.probe import ProbeSet
+from strataprobe.probes.rows import Rows
 from strataprobe.probes.solver import feature_scale
 from strataprobe.progress import Progress
 from strataprobe.store import INFO_FIELDS, Activations, span

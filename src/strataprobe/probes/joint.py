@@ -26,7 +26,8 @@ from strataprobe.probes.crossval import N_FOLDS, CrossValidated, class_columns
 from strataprobe.probes.families import LinearFit
 from strataprobe.probes.families.logistic import Logistic
 from strataprobe.probes.families.standardise import Standardised
-from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, measured, read_splits
+from strataprobe.probes.layerfit import LayerResult, measured
+from strataprobe.probes.rows import Rows, check_same_rows, read_splits
 from strataprobe.probes.run import chosen_layers, chosen_readouts, train_task
 from strataprobe.probes.shared import Choice, Part, PartFit, fit_chosen, fit_parts
 from strataprobe.probes.tasks import ClassTask

@@ -19,8 +19,9 @@ from strataprobe.errors import DataError, StageError
 from strataprobe.probes.calibration import IDENTITY
 from strataprobe.probes.crossval import make_folds
 from strataprobe.probes.families.ridge import Ridge
-from strataprobe.probes.layerfit import LayerResult, Rows, measured_on
+from strataprobe.probes.layerfit import LayerResult
 from strataprobe.probes.probe import REGRESSION
+from strataprobe.probes.rows import Rows, measured_on
 from strataprobe.probes.solver import feature_scale
 from strataprobe.probes.values import MEASURES, r2, spearman, value_summary
 from strataprobe.store import ActivationFolder, LayerRows

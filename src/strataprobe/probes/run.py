@@ -25,9 +25,10 @@ from strataprobe.probes.calibration import DEFAULT_RULE, CalibrationRule
 from strataprobe.probes.crossval import N_FOLDS
 from strataprobe.probes.families import get_family
 from strataprobe.probes.files import Oof, write_oof, write_probes
-from strataprobe.probes.layerfit import LayerResult, Rows
+from strataprobe.probes.layerfit import LayerResult
 from strataprobe.probes.parallel import in_threads, workers_for
 from strataprobe.probes.pth import save_folder
+from strataprobe.probes.rows import Rows
 from strataprobe.probes.tasks import Task, task_of
 from strataprobe.progress import Progress, note
 from strataprobe.stagefolder import StageFolder

@@ -12,8 +12,9 @@ from strataprobe.errors import DataError, OptionError
 from strataprobe.probes.calibration import DEFAULT_RULE, CalibrationRule
 from strataprobe.probes.families import Fitter
 from strataprobe.probes.families.ridge import Ridge
-from strataprobe.probes.layerfit import LayerResult, Rows, check_same_rows, fit_layer, read_splits, rows_of
+from strataprobe.probes.layerfit import LayerResult, fit_layer
 from strataprobe.probes.regression import ValueTask, fits_values, has_targets
+from strataprobe.probes.rows import Rows, check_same_rows, read_splits, rows_of
 from strataprobe.progress import note
 from strataprobe.store import ActivationFolder
 
