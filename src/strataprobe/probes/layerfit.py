@@ -25,6 +25,7 @@ from strataprobe.probes.families import Fit, Fitter, NetworkFit
 from strataprobe.probes.files import network_tensors, pack, read_network, unpack
 from strataprobe.probes.network import Network
 from strataprobe.probes.probe import BINARY, Probe, ProbeSet
+from strataprobe.probes.rows import Rows
 from strataprobe.probes.solver import feature_scale
 from strataprobe.store import LayerRows
 
