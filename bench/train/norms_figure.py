@@ -47,7 +47,7 @@ def draw(document: dict[str, Any]) -> bytes:
         panels[0].set_ylabel("AUC on fresh texts")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncols=4, frameon=False, fontsize=7)
-        figure.subplots_adjust(left=0.07, right=0.99, top=0.92, bottom=0.26, wspace=0.06)
+        figure.subplots_adjust(left=0.085, right=0.99, top=0.92, bottom=0.26, wspace=0.06)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
