@@ -6,17 +6,20 @@ rows, which decides how far the AUC of cross-validation can be off: see ``Halves
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from strataprobe.metrics import auc
-from strataprobe.probes.solver import fit_logistic_path
+from strataprobe.probes.families.logistic import ROUGH
+from strataprobe.probes.solver import LogisticProblem
 
 N_SHUFFLES = 10
 N_HALVINGS = 4
 DEFAULT_C = 0.01
+# The most classes of shuffles, and the most classes of halvings, that are trained on a layer.
+_MOST_COLUMNS = 20
 # The fold factor where there is nothing to find.
 NULL_FOLD_FACTOR = 2.0
 
@@ -69,6 +72,11 @@ def n_shuffles(n_classes: int) -> int:
     return N_SHUFFLES if n_classes == 2 else max(2, N_SHUFFLES // n_classes)
 
 
+def n_controls(n_classes: int) -> int:
+    """How many AUCs the control of a layer is the mean of, where every class has rows."""
+    return min(n_shuffles(n_classes) * (1 if n_classes == 2 else n_classes), _MOST_COLUMNS)
+
+
 def shuffle_labels(
     labels: Sequence[np.ndarray], groups: Sequence[Sequence[str]], n_classes: int, *, seed: int = 0
 ) -> ShuffledLabels:
@@ -106,13 +114,14 @@ def train_controls(
     The AUCs are nan where no shuffle has both classes.
     """
     classes = [1] if shuffled.n_classes == 2 else list(range(shuffled.n_classes))
-    jobs = [(s, k) for s in range(len(shuffled.train)) for k in classes if _has_both(shuffled.train[s] == k)]
+    jobs = _some((s, k) for s in range(len(shuffled.train)) for k in classes if _has_both(shuffled.train[s] == k))
     if not jobs:
         return Controls(float("nan"), float("nan"), 0.0)
     columns = [(shuffled.train[s] == k).astype(np.float64) for s, k in jobs]
-    halved = [(side, k) for side in halves.side for k in classes if both_halves_have_both(side, halves.train == k)]
-    columns += [np.where(side == h, halves.train == k, np.nan) for side, k in halved for h in (0, 1)]
-    path = fit_logistic_path(train, np.stack(columns, axis=1), [c])
+    ways = ((h, k) for h in range(len(halves.side)) for k in classes)
+    halved = _some((h, k) for h, k in ways if both_halves_have_both(halves.side[h], halves.train == k))
+    columns += [np.where(halves.side[h] == side, halves.train == k, np.nan) for h, k in halved for side in (0, 1)]
+    path = LogisticProblem(train).solve(np.stack(columns, axis=1), [c], tolerance=ROUGH)
     on_val = path.logits(val)[:, 0, :] if len(val) else np.zeros((0, len(columns)))
     on_test = path.logits(test)[:, 0, :] if len(test) else np.zeros((0, len(columns)))
     means = []
@@ -122,6 +131,13 @@ def train_controls(
     pairs = on_val[:, len(jobs) :].reshape(len(on_val), len(halved), 2)
     correlations = [within_correlation(pairs[:, i], halves.val == k) for i, (_, k) in enumerate(halved)]
     return Controls(means[0], means[1], agreement(float(np.mean(correlations)), len(val)) if correlations else 0.0)
+
+
+def _some(jobs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """At most ``_MOST_COLUMNS`` of these, the same each time: with 45 classes all would cost more than the probes."""
+    found = list(jobs)
+    chosen = np.random.default_rng(len(found)).permutation(len(found))[:_MOST_COLUMNS]
+    return [found[i] for i in sorted(chosen)]
 
 
 def within_correlation(logits: np.ndarray, labels01: np.ndarray) -> float:

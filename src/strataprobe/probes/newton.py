@@ -81,6 +81,7 @@ class Directions:
     def __init__(self, basis: Basis) -> None:
         self.basis, self.rows = basis, basis.rows
         self._squares = self.rows.square() if basis.wide else None
+        self._inverse = None if self._squares is None else _inverse_where_sure(self._squares.sum(0).double())
 
     def forward(self, w: Tensor) -> Tensor:
         """w (M, r) float64 times the rows, (M, N) float64."""
@@ -94,8 +95,10 @@ class Directions:
             total += (values[:, where].float() @ self.rows[where]).double()
         return total
 
-    def direction(self, grad_w: Tensor, grad_b: Tensor, curvature: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The Newton direction by preconditioned conjugate gradients, and whether each residual got small."""
+    def direction(
+        self, grad_w: Tensor, grad_b: Tensor, curvature: Tensor, f: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The Newton direction by preconditioned conjugate gradients, whether each got near, and the residual (M, r)."""
         curvature32 = curvature.float()
         residual = -torch.cat([grad_w, grad_b[:, None]], dim=1)
         diagonal = self._diagonal(curvature, curvature32)
@@ -119,7 +122,12 @@ class Directions:
             direction[live] = z + (rho_new / rho[live])[:, None] * d
             rho[live] = rho_new
             live = live[rho_new > wanted[live]]
-        return x[:, :-1], x[:, -1], rho <= wanted
+        return x[:, :-1], x[:, -1], rho <= wanted, residual[:, :-1]
+
+    def lift(self, w: Tensor) -> Tensor:
+        """alpha (M, N) whose weights in the basis are w (M, r), in the directions that float32 knows well; wide rows only."""
+        assert self._inverse is not None
+        return self.forward(w * self._inverse)
 
     def _curve(self, d: Tensor, curvature32: Tensor) -> Tensor:
         """The Hessian times d (M, r + 1)."""
@@ -152,7 +160,7 @@ def propose(problems: Problems, state: State, directions: Directions, tolerance:
         state.n_steps += 1
         slope, curvature = problems.slopes(state.eta[live], live)
         grad_w, grad_b = w[live] + directions.backward(slope), slope.sum(1)
-        step_w, step_b, solved = directions.direction(grad_w, grad_b, curvature, state.f[live])
+        step_w, step_b, solved, _ = directions.direction(grad_w, grad_b, curvature, state.f[live])
         step_eta = directions.forward(step_w) + step_b[:, None]
         decrement = -((grad_w * step_w).sum(1) + grad_b * step_b)
         length = search(problems, state, live, (w[live], step_w), step_b, step_eta, decrement, torch.float32)
@@ -168,7 +176,8 @@ def refine(
     """Go on from weights near ``w`` (M, r) in the basis to the optimum on the exact rows: weights (M, D) float64.
 
     Wide rows keep their weights as Z^T alpha. There the Newton step is found from the residual of alpha = -slopes, which
-    holds at the optimum: no small eigenvalue is divided by.
+    holds at the optimum: no small eigenvalue is divided by. What conjugate gradients left over, which would enter that step
+    multiplied by the Hessian, is taken out where eigenvalues are large.
     """
     live = torch.arange(len(state.b), device=state.b.device)
     added = 0.0 if problems.offset is None else problems.offset
@@ -188,9 +197,9 @@ def refine(
             grad, reduced = Z.backward(residual), directions.backward(residual)
         else:
             grad = reduced = weights[live] + Z.backward(slope)
-        step_w, step_b, solved = directions.direction(reduced, grad_b, curvature, state.f[live])
+        step_w, step_b, solved, left = directions.direction(reduced, grad_b, curvature, state.f[live])
         if alpha is not None:
-            step_alpha = -residual - curvature * (directions.forward(step_w) + step_b[:, None])
+            step_alpha = -residual - curvature * (directions.forward(step_w) + step_b[:, None]) - directions.lift(left)
             step_w = Z.backward(step_alpha)
         step_eta = Z.forward(step_w) + step_b[:, None]
         decrement = -((grad * step_w).sum(1) + grad_b * step_b)
@@ -234,3 +243,9 @@ def search(
     state.eta[live] = eta0 + length[:, None] * step_eta
     state.f[live] = torch.where(good, value, f0)
     return length
+
+
+def _inverse_where_sure(spectrum: Tensor) -> Tensor:
+    """1 / eigenvalue where it is far above float32's rounding, else 0."""
+    sure = spectrum > 1e-4 * spectrum.max().clamp(min=1e-290)
+    return torch.where(sure, 1.0 / spectrum.clamp(min=1e-290), 0.0)
