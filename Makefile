@@ -22,10 +22,17 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(BIN)/python -m bench.run
 	$(BIN)/python -m bench.capture --texts-slow 16 --texts-batched 32
 	$(BIN)/python -m bench.capture.memory
 	$(BIN)/python -m bench.capture.start
+	$(BIN)/python -m bench.train
+	$(BIN)/python -m bench.train.norms
+	$(BIN)/python -m bench.train.job
+	$(BIN)/python -m bench.train.large
+	$(BIN)/python -m bench.coverage
+	$(BIN)/python -m bench.joint
+	$(BIN)/python -m bench.ensembles
+	$(BIN)/python -m bench.adapt
 
 lint: setup
 	$(BIN)/ruff check src tests examples bench

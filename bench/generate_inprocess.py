@@ -35,7 +35,6 @@ from transformers import (
 )
 
 from bench.capture.standin import SHAPES
-from bench.run import RESULTS, ROUNDS
 from strataprobe.devices import choose_device
 from strataprobe.generate.acceptance import Acceptance
 from strataprobe.generate.asking import Asking
@@ -48,6 +47,8 @@ from strataprobe.models import wrap_model
 from strataprobe.progress import Progress, set_quiet
 from strataprobe.recipe import Recipe, Writing, load_recipe
 
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 5
 BAR = 1.3
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] | trim }}</turn>\n{% endfor %}"
