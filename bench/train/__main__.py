@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2560)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--name", default="train", help="name of the two files of results")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     layer = make_layer(chosen.width)
@@ -116,8 +117,8 @@ def main() -> None:
         "ways": {name: summary(times_s[name], ours_s) | agreed[name] for name in ways},
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "train.json").write_text(json.dumps(document, indent=2) + "\n")
-    (RESULTS / "train.md").write_text(page(document))
+    (RESULTS / f"{chosen.name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (RESULTS / f"{chosen.name}.md").write_text(page(document))
     print(page(document))
 
 
