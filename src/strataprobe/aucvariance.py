@@ -91,7 +91,7 @@ def expect(
 
     Normal logits have a smaller variance near 1 than exponential ones, and how heavy the tails are is not known: the
     expected variance is the geometric mean of both, times what the relations change in the normal model. Each AUC is
-    first drawn to .5 by half a pair, so that none is 0 or 1.
+    first drawn to .5 by one pair, so that none is 0 or 1.
     """
     counts = np.stack([np.bincount(groups[labels == k], minlength=groups.max() + 1) for k in (True, False)], axis=1)
     counts = counts.astype(np.float64)
@@ -139,7 +139,7 @@ def likeness(
 
 
 def _degrees(counts: np.ndarray, same_class: np.ndarray, n_folds: int) -> np.ndarray:
-    """Satterthwaite's degrees of freedom (M,) of a sum of squares over groups of these sizes, one mean a class lost."""
+    """Satterthwaite's degrees of freedom (M,) of a sum of squares over groups, a mean lost for each class and fold."""
     total, squares = np.zeros_like(same_class), np.zeros_like(same_class)
     for column in counts.T:
         sizes, repeats = np.unique(column[column > 0], return_counts=True)

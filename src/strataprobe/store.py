@@ -194,6 +194,11 @@ class ActivationFolder:
         manifest = read_manifest(path, "capture") if (path / MANIFEST_NAME).is_file() else None
         return cls(path, files, manifest)
 
+    def splits(self, layer: int) -> list[str]:
+        """Which of train, val and test one layer's file has. Raises StageError when it is not there or damaged."""
+        with self._opened(self.file(layer)) as file:
+            return [name for name in SPLITS if name in file]
+
     @property
     def primary(self) -> str:
         """The primary readout."""

@@ -15,6 +15,7 @@ import strataprobe as sp
 from builders import save_model
 from strataprobe.manifest import Manifest, read_manifest, verify_folder
 from strataprobe.predict.recalibrate import recalibrate, summary_rows
+from strataprobe.predict.sources import open_probes
 from strataprobe.probes.files import load_probes
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -121,7 +122,10 @@ def test_the_rate_measured_on_rows_left_out_is_near_the_one_asked_for(truth: Pat
 
 
 def test_compare_takes_the_calibrated_folder(cli: Cli, truth: Path, copy_of_run: Path, reviews: Path) -> None:
+    before = open_probes(copy_of_run / "probes")
     recalibrate(copy_of_run / "probes", truth / "model", reviews)
+    after = open_probes(copy_of_run / "probes")
+    assert before.best_reason == after.best_reason == "best_layer of comparison.json"
     status, _, err = cli("compare", "--probes", copy_of_run / "probes", "--out", copy_of_run, "--json")
     assert status == 0, err
     status, _, err = cli("verify", copy_of_run / "probes")

@@ -139,7 +139,9 @@ def test_two_sections_that_differ_on_an_option_of_run_are_refused(cli: Cli, trut
     assert "[train] has another 'layers'" in err
 
 
-@pytest.mark.parametrize("flags", [("--probe", "forest"), ("--probe", "joint"), ("--folds", "1"), ("--cs", "0")])
+@pytest.mark.parametrize(
+    "flags", [("--probe", "forest"), ("--probe", "joint"), ("--folds", "1"), ("--cs", "0"), ("--train-device", "tpu")]
+)
 def test_run_refuses_a_bad_training_option_before_it_does_anything(
     cli: Cli, tmp_path: Path, flags: tuple[str, ...]
 ) -> None:
@@ -177,11 +179,14 @@ def test_probes_are_adapted_to_other_text_and_both_kinds_are_told(cli: Cli, tmp_
     new = write_folder(tmp_path / "new", n=60, d=12, readouts=("last",), layers=(1,), seed=1)
     assert cli("train", "--activations", old, "--out", tmp_path / "old" / "probes", "--folds", 0)[0] == 0
     adapted = ("train", "--from", tmp_path / "old" / "probes", "--activations", new)
-    status, out, err = cli(*adapted, "--out", tmp_path / "p", "--epochs", 3)
+    status, out, err = cli(*adapted, "--out", tmp_path / "p", "--epochs", 3, "--device", "cuda")
     assert status == 0, err
     assert "new text (test" in out
     assert "old text (test" in out
-    assert "no epochs needed; ignored" in err
+    assert "no device, epochs needed; ignored" in err
+    status, _, err = cli(*adapted, "--out", tmp_path / "q", "--numbering", "brije")
+    assert status == 2
+    assert "leave --numbering out" in err
     status, _, err = cli(*adapted, "--activations", new, "--out", tmp_path / "q")
     assert status == 2
     assert "--from takes one --activations folder" in err
@@ -194,8 +199,11 @@ def test_joint_probes_of_two_recipes_are_trained_and_compared(cli: Cli, tmp_path
             with h5py.File(path, "r+") as file:
                 file.attrs.update({"suffix": "", "recipe_name": name})
     both = ("--activations", tmp_path / "mood", "--activations", tmp_path / "feeling")
-    status, out, err = cli("train", "--probe", "joint", *both, "--out", tmp_path / "joint", "--folds", 2)
+    status, out, err = cli(
+        "train", "--probe", "joint", *both, "--out", tmp_path / "joint", "--folds", 2, "--device", "cuda"
+    )
     assert status == 0, err
+    assert "joint: fits are made on the CPU: no device needed; ignored" in err
     assert f"probes in {tmp_path / 'joint' / 'mood'}" in out
     assert "feeling, readout mean" in out
     status, _, err = cli("train", *both, "--out", tmp_path / "p")

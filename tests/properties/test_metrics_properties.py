@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from strataprobe.classmeasures import auprc, calibration_error, f1, recall_at
 from strataprobe.metrics import accuracy_interval, auc, auc_interval, clustered_auc, expected_calibration_error
 
 
@@ -79,3 +80,28 @@ def test_accuracy_lies_in_its_interval_and_calibration_error_between_0_and_1(dat
     assert 0 <= low <= value + 1e-12
     assert value - 1e-12 <= high <= 1
     assert 0 <= expected_calibration_error(labels, 1 / (1 + np.exp(-logits))) <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows())
+def test_class_measures_lie_in_their_bounds_within_0_and_1(data: Any) -> None:
+    labels, logits, groups = data
+    stated = 1 / (1 + np.exp(-logits / 4))
+    for bounded in (
+        auprc(labels, logits, groups),
+        f1(labels, logits > 0, groups),
+        recall_at(labels, logits, groups),
+        calibration_error(labels, stated, groups),
+    ):
+        assert 0 <= bounded.low <= bounded.value + 1e-9
+        assert bounded.value - 1e-9 <= bounded.high <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows())
+def test_an_increasing_function_of_the_logits_leaves_average_precision_and_its_bounds_alone(data: Any) -> None:
+    labels, logits, groups = data
+    one, other = auprc(labels, logits, groups), auprc(labels, np.exp(logits / 5) * 1e4 + 7, groups)
+    assert np.array(other) == pytest.approx(np.array(one), abs=1e-9)
+    raised = recall_at(labels, 3 * logits + 5, groups)
+    assert np.array(raised) == pytest.approx(np.array(recall_at(labels, logits, groups)), abs=1e-9)

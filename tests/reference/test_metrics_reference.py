@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import norm
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
-from strataprobe.metrics import auc, auc_interval, clustered_auc, folded_auc
+from strataprobe.aucvariance import Alike, binormal_variance, related_variance
+from strataprobe.classmeasures import auprc, calibration_error, f1, recall_at
+from strataprobe.metrics import auc, auc_interval, clustered_auc, expected_calibration_error, folded_auc
 
 
 def simulated(
@@ -109,3 +111,68 @@ def test_the_interval_of_the_mean_over_folds_covers_the_true_auc_as_often_as_it_
         low, high = auc_interval(folded_auc(labels, logits, groups, folds))
         hits += int(low[0] <= 0.9 <= high[0])
     assert 0.92 <= hits / 200 <= 0.99
+
+
+def fours(n_groups: int, true_auc: float, n_columns: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Labels, logits (N, n_columns) and groups of four binormal rows of one class that share half of their variance."""
+    labels, groups = np.repeat(np.arange(n_groups) % 2, 4), np.repeat(np.arange(n_groups), 4)
+    of_group = rng.standard_normal((n_groups, n_columns))[groups]
+    noise = np.sqrt(0.5) * (of_group + rng.standard_normal((len(groups), n_columns)))
+    return labels, norm.ppf(true_auc) * np.sqrt(2) * labels[:, None] + noise, groups
+
+
+@pytest.mark.parametrize("true_auc", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("n_groups", [16, 52, 120])
+def test_the_interval_is_neither_too_narrow_nor_too_wide_for_groups_of_one_class(
+    true_auc: float, n_groups: int
+) -> None:
+    labels, logits, groups = fours(n_groups, true_auc, 400, np.random.default_rng(7))
+    low, high = auc_interval(clustered_auc(labels, logits, groups))
+    assert 0.92 <= np.mean((low <= true_auc) & (true_auc <= high)) <= 0.985
+
+
+def test_the_binormal_variances_are_those_of_simulated_aucs() -> None:
+    labels, logits, groups = fours(60, 0.9, 1500, np.random.default_rng(8))
+    found = clustered_auc(labels, logits, groups).auc.var()
+    counts = np.stack([np.bincount(groups[labels == k], minlength=60) for k in (1, 0)], axis=1).astype(float)
+    related = related_variance(np.array([0.9]), counts, Alike(np.array([0.5]), np.zeros(1)))[0]
+    assert related == pytest.approx(found, rel=0.1)
+    single = np.random.default_rng(9).standard_normal((240, 1500)) + norm.ppf(0.9) * np.sqrt(2) * labels[:, None]
+    alone = clustered_auc(labels, single, np.arange(240)).auc.var()
+    assert binormal_variance(np.array([0.9]), 120, 120)[0] == pytest.approx(alone, rel=0.1)
+    assert related > 1.5 * alone
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_class_measures_are_those_of_scikit_learn_ties_included(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(20, 400))
+    labels = rng.integers(0, 2, n)
+    labels[:2] = [0, 1]
+    logits = rng.integers(0, int(rng.integers(3, 200)), n) + 4.0 * labels
+    groups = np.arange(n) // 2
+    assert auprc(labels, logits, groups).value == pytest.approx(average_precision_score(labels, logits), abs=1e-12)
+    called = logits > np.median(logits)
+    assert f1(labels, called, groups).value == pytest.approx(f1_score(labels, called), abs=1e-12)
+    false, true, _ = roc_curve(labels, logits, drop_intermediate=False)
+    assert recall_at(labels, logits, groups).value == pytest.approx(true[false <= 0.01].max(), abs=1e-12)
+
+
+def test_the_calibration_error_is_the_plain_one_of_this_package() -> None:
+    rng = np.random.default_rng(10)
+    for n in (50, 210, 333):
+        stated = rng.uniform(size=n)
+        labels = rng.uniform(size=n) < stated**2
+        plain = expected_calibration_error(labels, stated)
+        assert calibration_error(labels, stated, np.arange(n)).value == pytest.approx(plain, abs=1e-12)
+
+
+def test_the_influence_of_average_precision_gives_the_spread_of_a_bootstrap_over_groups() -> None:
+    rng = np.random.default_rng(11)
+    labels, logits, groups = simulated(0.8, 150, rng, paired=True)
+    copies = []
+    for _ in range(300):
+        rows = (2 * rng.integers(0, 150, 150)[:, None] + [0, 1]).ravel()
+        copies.append(average_precision_score(labels[rows], logits[rows]))
+    bounded = auprc(labels, logits, groups)
+    assert (bounded.high - bounded.low) / (2 * 1.96) == pytest.approx(np.std(copies), rel=0.15)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from strataprobe.errors import DataError, OptionError, ProbeError, StrataprobeError
+from strataprobe.errors import DataError, OptionError, ProbeError, StageError, StrataprobeError
 from strataprobe.layerfile import write_layer_file
 from strataprobe.manifest import verify_folder
 from strataprobe.probes.adapt import adapt
@@ -192,3 +193,21 @@ def test_what_cannot_be_adapted_is_said_in_a_sentence(
         adapt(old, new, tmp_path / "probes", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "probes").exists()
+
+
+def test_new_rows_that_are_not_finite_are_refused_in_every_split(old: Path, tmp_path: Path) -> None:
+    sizes = {"train": 20, "val": 10, "test": 10}
+    for split in sizes:
+        new = write_rows(tmp_path / split, directions(0), sizes)
+        with h5py.File(new / layer_file_name(1), "r+") as file:
+            file[split]["activations"][3, 2] = np.nan
+        with pytest.raises(DataError, match=f"split '{split}'.*not finite"):
+            adapt(old, new, tmp_path / "probes")
+
+
+def test_a_split_that_cannot_be_read_is_not_taken_for_one_that_is_not_there(old: Path, tmp_path: Path) -> None:
+    new = write_rows(tmp_path / "new", directions(0), {"train": 20, "val": 10})
+    with h5py.File(new / layer_file_name(1), "r+") as file:
+        del file["val"]["activations"]
+    with pytest.raises(StageError, match="has no val/activations"):
+        adapt(old, new, tmp_path / "probes")

@@ -198,3 +198,8 @@ def test_a_rule_gives_two_classes_a_half_unless_a_false_positive_rate_is_asked_f
 def test_a_rule_that_cannot_be_followed_is_refused(options: dict, sentence: str) -> None:
     with pytest.raises(OptionError, match=sentence):
         CalibrationRule(**options)
+
+
+def test_a_false_positive_rate_next_to_one_gives_a_threshold() -> None:
+    labels, p = np.array([0] * 20 + [1] * 20), np.linspace(0, 1, 40)
+    assert threshold_at_fpr(labels, p, 1 - 1e-14).value <= p[1]

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import norm
 
+from strataprobe.compare import controls
 from strataprobe.compare.controls import Controls, shuffle_labels, split_in_halves, train_controls
 from strataprobe.metrics import auc_interval, folded_auc
-from strataprobe.probes.solver import fit_logistic_path
+from strataprobe.probes.solver import LogisticProblem, fit_logistic_path
 
 
 def layer(
@@ -98,3 +101,25 @@ def test_the_widened_band_holds_the_auc_on_fresh_texts_as_often_as_it_says_and_t
     plain, widened = held.mean(axis=0)
     assert plain < 0.91
     assert 0.91 <= widened <= 0.99
+
+
+@pytest.mark.parametrize(("n_classes", "expected"), [(2, 18), (3, 9 + 24), (45, 20 + 40)])
+def test_the_controls_of_many_classes_cost_little_more_than_those_of_a_few(
+    n_classes: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = []
+
+    class Counted(LogisticProblem):
+        def solve(self, Y: Any, Cs: Any, **options: Any) -> Any:
+            widths.append(Y.shape[1])
+            return super().solve(Y, Cs, **options)
+
+    monkeypatch.setattr(controls, "LogisticProblem", Counted)
+    labels = [np.tile(np.arange(n_classes), k) for k in (8, 4, 4)]
+    groups = [[f"{s}{i}" for i in range(len(part))] for s, part in enumerate(labels)]
+    shuffled, halves = shuffle_labels(labels, groups, n_classes), split_in_halves(labels[0], groups[0], labels[1])
+    rng = np.random.default_rng(0)
+    found = train_controls(*(rng.standard_normal((len(p), 4)) for p in labels), shuffled, halves, 0.1)
+    assert widths[0] <= expected
+    assert controls.n_controls(n_classes) == min(expected, {2: 10, 3: 9, 45: 20}[n_classes])
+    assert found.test_auc == pytest.approx(0.5, abs=0.2)

@@ -141,3 +141,21 @@ def test_three_classes_have_every_section(tmp_path: Path) -> None:
     assert document["ensembles"]["greedy"]["test_auc"] > 0.9
     assert document["learning_curve"]["points"][0]["n_texts"] == 30
     assert document["geometry"]["transfer_auc"][1][2] > 0.9
+
+
+def test_directions_are_moved_between_layers_of_the_primary_readout_only(tmp_path: Path) -> None:
+    kind: dict[str, Any] = {"n_layers": 2, "starts_at": 1, "n_groups": 30, "readouts": ("last", "mean"), "evals": ()}
+    sources = sources_of(tmp_path, layer_0=False, **kind)
+    measured = measure_layers(sources.probes, sources.folder)
+    assert [(m.readout, m.transfer is not None) for m in measured] == [
+        ("last", True), ("last", True), ("mean", False), ("mean", False),
+    ]  # fmt: skip
+
+
+def test_text_from_elsewhere_that_is_called_test_stands_beside_the_test_texts(tmp_path: Path) -> None:
+    kind: dict[str, Any] = {"n_layers": 2, "starts_at": 2, "n_groups": 60, "readouts": ("last",), "evals": ("test",)}
+    document = document_of(sources_of(tmp_path, layer_0=False, **kind))
+    assert [(r["name"], r["n"]) for r in document["shift"]["rows"]] == [
+        ("test", document["n_texts"]["test"]), ("eval_test", 120),
+    ]  # fmt: skip
+    assert list(document["learning_curve"]["own"]) == ["eval_test"]

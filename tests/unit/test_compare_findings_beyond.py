@@ -125,7 +125,10 @@ def calibrated(ece: float, n: int) -> dict[str, Any]:
 def test_a_calibration_error_is_held_against_chance() -> None:
     assert calibration_findings(calibrated(0.05, 1000), {})[0]["level"] == "ok"
     assert calibration_findings(calibrated(0.15, 1000), {})[0]["level"] == "warning"
-    assert calibration_findings(calibrated(0.15, 100), {})[0]["level"] == "ok"
+    assert "too few" not in calibration_findings(calibrated(0.15, 1000), {})[0]["message"]
+    (unsure,) = calibration_findings(calibrated(0.15, 100), {})
+    assert "too few to judge" in unsure["message"]
+    assert unsure["level"] == "warning"
 
 
 def test_a_curve_without_folds_is_a_warning_and_one_with_folds_says_nothing() -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from strataprobe.compare.layers import estimate_auc
 from strataprobe.compare.learning import Trained, learning_points, own_points
 from strataprobe.compare.subsets import Labelled, draw_subsets, fit_subsets, own_penalties
+from strataprobe.metrics import auc_interval
 from strataprobe.probes.solver import fit_logistic_path
 
 D = 30
@@ -126,3 +128,14 @@ def test_no_point_claims_more_texts_than_the_pool_holds(monkeypatch: pytest.Monk
     assert [p["n_texts"] for p in found["points"]] == [10, 30, 80]
     points = learning_points(own, test, trained_on(own, test, 0.01))["points"]
     assert [p["n_texts"] for p in points] == [20, 50, 400]
+
+
+def test_the_last_point_has_the_interval_of_the_test_auc_where_groups_hold_copies_too() -> None:
+    pool, test = texts(200, 3.0, 0), texts(60, 3.0, 1)
+    rows = np.repeat(np.arange(60), 4)
+    copies = Labelled(test.X[rows], test.labels[rows], [f"g{i}" for i in rows])
+    trained = trained_on(pool, copies, 0.01)
+    point = learning_points(pool, copies, trained)["points"][-1]
+    estimate = estimate_auc(copies.labels, trained.logits[:, :, None], copies.groups)
+    low, high = auc_interval(estimate)
+    assert [point["low"], point["high"]] == pytest.approx([low[0], high[0]])

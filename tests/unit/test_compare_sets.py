@@ -16,6 +16,7 @@ from strataprobe.compare.sets import unique_names
 from strataprobe.compare.sets_overlap import N_DRAWS, cosine_bound, mean_size, overlap_of, ridge_weights, why_no_overlap
 from strataprobe.errors import OptionError
 from strataprobe.probes.families import get_family
+from strataprobe.probes.joint import train_joint
 from strataprobe.probes.solver import fit_logistic_path
 
 SHARED = unit(1)[0]
@@ -256,3 +257,23 @@ def test_the_bound_is_what_unrelated_directions_exceed_once_in_twenty_comparison
     bound = cosine_bound(d**-0.5, n_tests)
     assert (size.max(axis=1) > bound).mean() == pytest.approx(0.05, abs=0.012)
     assert size.mean() == pytest.approx(mean_size(d**-0.5), rel=0.02)
+
+
+def test_two_sets_of_one_model_share_its_layers_though_one_was_captured_less_far(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    two = np.stack([-SHARED, SHARED])
+    short = write_set(tmp_path / "run", "calm", two, [[2.0, 2.0]] * 2, n_groups=40)
+    both = compare([folders["mood"], short], tmp_path / "out")
+    side = both["side_by_side"]
+    assert (side["axis"], [c["n_layers"] for c in side["curves"]]) == ("layer", [5, 5])
+    assert [row["best_depth"] * 5 for row in side["classes"]["calm"]] == [side["curves"][1]["best_layer"]]
+    assert "different models" not in findings(both, "S002")[0]
+
+
+def test_probes_that_were_trained_jointly_are_not_said_to_overlap(folders: dict[str, Path], tmp_path: Path) -> None:
+    runs = [folders[name].parent / "activations" for name in ("mood", "tone")]
+    train_joint(runs, tmp_path, layers=[4], folds=0)
+    mood, tone = (open_sources(tmp_path / n, run) for n, run in zip(("mood", "tone"), runs, strict=True))
+    assert "trained jointly" in str(why_no_overlap(mood, tone))
+    assert why_no_overlap(mood, open_sources(folders["tone"])) is None

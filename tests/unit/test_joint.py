@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from strataprobe.probes import joint
 from strataprobe.probes.crossval import class_columns
 from strataprobe.probes.files import load_oof, load_probes
 from strataprobe.probes.joint import LayerOfRecipes, train_joint
+from strataprobe.probes.overlap import numbered, texts_by_id
 from strataprobe.probes.run import train
 from strataprobe.probes.shared import Choice, Part, Sharing, fit_chosen, fit_parts
 from strataprobe.progress import silence
@@ -133,11 +135,33 @@ def test_a_text_of_two_recipes_does_not_train_the_probe_it_measures() -> None:
 def test_without_that_care_it_would_look_like_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = itertools.count()
 
-    def every_row_its_own(splits: Any) -> list[dict[str, np.ndarray]]:
+    def every_row_its_own(splits: Any, _texts: Any) -> list[dict[str, np.ndarray]]:
         return [{s: np.fromiter(numbers, np.int64, len(rows.labels)) for s, rows in one.items()} for one in splits]
 
-    monkeypatch.setattr(joint, "_numbered", every_row_its_own)
+    monkeypatch.setattr(joint, "numbered", every_row_its_own)
     assert measured_on_copies() > 0.57
+
+
+def test_a_text_read_in_another_batch_is_known_by_its_words() -> None:
+    once, again = layer_of_copies(0, copied=True).splits
+    changed = np.float32(1 + 1e-6)
+    again = {split: rows._replace(activations=rows.activations * changed) for split, rows in again.items()}
+    train = [one["train"] for one in numbered([once, again], [{}, {}])]
+    assert len(set(train[0]) & set(train[1])) < 10
+    texts = [
+        {name: f"{split} {j}" for split, rows in one.items() for j, name in enumerate(rows.ids)}
+        for one in (once, again)
+    ]
+    train = [one["train"] for one in numbered([once, again], texts)]
+    np.testing.assert_array_equal(train[0], train[1])
+
+
+def test_the_words_are_those_of_the_three_splits(folders: list[Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders[0], tmp_path / "a"))
+    assert texts_by_id(ActivationFolder.open(folder)) == {}
+    rows = [{"id": "0", "text": "Fine.", "split": "val"}, {"id": "0", "text": "Elsewhere.", "split": "eval_other"}]
+    (folder / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert texts_by_id(ActivationFolder.open(folder)) == {"0": "Fine."}
 
 
 def test_the_same_activations_get_the_same_number() -> None:
@@ -248,3 +272,8 @@ def test_other_widths_layers_and_a_single_recipe_are_refused(folders: list[Path]
         train_joint(folders[:1], tmp_path / "out")
     with pytest.raises(OptionError, match="class_weight"):
         train_joint(folders, tmp_path / "out", options={"class_weight": "balanced"})
+
+
+def test_an_option_of_another_family_is_refused(folders: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="has no option 'target'"):
+        train_joint(folders, tmp_path / "out", options={"target": "values"})

@@ -11,6 +11,7 @@ from strataprobe.errors import DataError, OptionError
 from strataprobe.metrics import auc
 from strataprobe.probes.families import Fitter, get_family, known_families
 from strataprobe.probes.families.mass_mean import MassMean
+from strataprobe.probes.families.standardise import Standardised
 from strataprobe.probes.files import load_probes
 from strataprobe.probes.fit import fit
 from strataprobe.probes.pth import load_probe_folder
@@ -192,3 +193,14 @@ def test_a_trained_folder_holds_the_familys_probes(name: str, tmp_path: Path) ->
     assert exported.first.kind == "logistic"
     setting = {"mass-mean": "calibration_fallback", "mass-mean-iid": "shrinkage", "ridge": "alpha"}[name]
     assert setting in exported.first.extra
+
+
+@pytest.mark.parametrize("divide", [True, False])
+def test_further_rows_are_standardised_as_the_first_ones_were(divide: bool) -> None:
+    X, _ = planted()
+    X[:, 3] = 7.0
+    rows = Standardised.of(X, divide=divide)
+    np.testing.assert_array_equal(rows.like(X[20:50]), rows.Z[20:50])
+    np.testing.assert_allclose(rows.Z.mean(0), 0.0, atol=1e-12)
+    wanted = np.where(np.arange(30) == 3, 0.0, 1.0 if divide else X.astype(np.float64).std(axis=0))
+    np.testing.assert_allclose(rows.Z.square().mean(0).sqrt(), wanted, rtol=1e-6)

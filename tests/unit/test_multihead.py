@@ -216,6 +216,9 @@ def test_a_network_cut_short_is_refused(trained: Path) -> None:
     path = trained / "broken.pth"
     for change in (
         {"model_config": {"input_dim": 23}},
+        {"model_config": content["model_config"] | {"n_heads": 0}},
+        {"model_config": content["model_config"] | {"n_heads": 7}},
+        {"model_config": content["model_config"] | {"n_outputs": 3}},
         {"model_state_dict": {k: v for k, v in content["model_state_dict"].items() if k != "query"}},
         {"model_state_dict": content["model_state_dict"] | {"query": torch.full((1, 512), torch.nan)}},
         {"metadata": {}},
@@ -240,3 +243,18 @@ def test_compare_works_with_networks(trained: Path, capsys: pytest.CaptureFixtur
     assert [entry["layer"] for entry in document["layers"]] == [1, 2]
     assert document["layers"][0]["test_auc"] > 0.8
     assert isinstance(fitted().network, Network)
+
+
+def test_the_seed_of_the_training_is_that_of_the_network(trained: Path, tmp_path: Path) -> None:
+    with silence():
+        manifest = train(
+            trained / "two" / "activations",
+            tmp_path / "p",
+            probe="multihead",
+            seed=3,
+            folds=0,
+            layers=[1],
+            options={"epochs": 1},
+        )
+    assert manifest.config["options"]["seed"] == 3
+    assert manifest.details["device"] == "cpu"

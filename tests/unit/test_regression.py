@@ -13,6 +13,7 @@ import torch
 from strataprobe.errors import DataError, OptionError, ProbeError, StageError
 from strataprobe.manifest import verify_folder
 from strataprobe.predict.sources import open_probes
+from strataprobe.probes.calibration import CalibrationRule
 from strataprobe.probes.families.ridge import Ridge
 from strataprobe.probes.files import load_oof, load_probes
 from strataprobe.probes.probe import REGRESSION
@@ -248,3 +249,11 @@ def test_a_layer_that_holds_what_is_not_finite_is_refused(tmp_path: Path) -> Non
         file["val/activations"][12, 3] = np.inf
     with pytest.raises(DataError, match="not finite: capture layer 2 again"):
         train(folder, tmp_path / "p", probe="ridge")
+
+
+def test_a_calibration_asked_for_values_is_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = add_targets(write_folder(tmp_path / "a", layers=(1,), readouts=("last",)))
+    train(folder, tmp_path / "p", probe="ridge", folds=0)
+    assert "no probabilities" not in capsys.readouterr().err
+    train(folder, tmp_path / "q", probe="ridge", folds=0, calibration=CalibrationRule(fpr=0.01))
+    assert "values have no probabilities" in capsys.readouterr().err

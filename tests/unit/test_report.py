@@ -11,7 +11,7 @@ import pytest
 from strataprobe.cli.compare import print_comparison
 from strataprobe.compare.audit_values import audit_rows
 from strataprobe.compare.curve_axes import spread
-from strataprobe.compare.figures import layer_comparison_figure
+from strataprobe.compare.figures import layer_comparison_figure, layer_comparison_png
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.interactive import plotly_figure
 from strataprobe.compare.report import report_html, summary_words
@@ -158,8 +158,16 @@ def test_without_a_best_layer_every_part_still_speaks(document: dict[str, Any]) 
     document["findings"] = collect_findings(document, facts())
     assert "no best layer" in document["findings"][0]["message"]
     assert "No layer carries the concept" in " ".join(summary_words(document))
-    assert "There is no best layer" in report_html(document)
+    wrong = {"n_tested": 9, "layers": [{"layer": 2, "n_wrong": 0, "worst": []}], "best": [], "shared": [], "texts": []}
+    html = report_html(document, wrong)
+    assert "There is no best layer" in html
+    assert "Layer None" not in html
     assert len(layer_comparison_figure(document).axes) == 1
+
+
+def test_a_model_or_a_text_with_dollar_signs_in_its_name_is_drawn_letter_by_letter(document: dict[str, Any]) -> None:
+    document["model"] = document["recipe"] = "/home/my$\\frac$ model"
+    assert layer_comparison_png(document).startswith(b"\x89PNG")
 
 
 def test_the_report_starts_with_words_then_what_must_be_mended(document: dict[str, Any]) -> None:

@@ -188,3 +188,16 @@ def test_a_set_without_a_best_layer_and_a_model_of_one_layer_are_shown(best: int
     levels = {f["code"]: f["level"] for f in side["findings"]}
     assert levels["S004"] == "skipped"
     assert (levels["S002"] == "skipped") == (best is None)
+
+
+def test_classes_with_dollar_signs_in_their_names_are_drawn_letter_by_letter() -> None:
+    document = made(n_layers=2, n_classes=2)
+    document["side_by_side"]["classes"]["emotions"][0]["class"] = "costs $\\frac$"
+    assert sets_png(document).startswith(b"\x89PNG")
+
+
+def test_a_set_of_one_layer_is_not_said_to_beat_others() -> None:
+    alone, first = made(n_layers=1, n_classes=3), made(n_layers=2, n_classes=3)
+    one, two = ([f["message"] for f in d["side_by_side"]["findings"] if f["code"] == "S001"] for d in (alone, first))
+    assert all(message.endswith("that layer is the only one.") for message in one)
+    assert all(message.endswith("that layer is better than every other.") for message in two)

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from strataprobe.errors import StageError
 from strataprobe.manifest import Manifest, verify_folder
+from strataprobe.probes.files import pack
 from strataprobe.probes.run import DONE_FOLDER, train
 from strataprobe.stagefolder import StageFolder
 from train_folders import data_files, write_folder
@@ -82,6 +84,28 @@ def test_an_interrupted_training_of_fewer_layers_is_gone_on_with(
     train(folder, tmp_path / "p")
     assert len(fitted) == 1
     train(folder, tmp_path / "whole")
+    assert data_files(tmp_path / "p") == data_files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda _: pack({}, {})])
+def test_a_saved_fit_that_was_damaged_is_fitted_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[bytes], bytes],
+) -> None:
+    folder = write_folder(tmp_path / "a", layers=(1, 2), readouts=("last",))
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(StageFolder, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, tmp_path / "p", folds=0)
+    saved = tmp_path / ".p.partial" / DONE_FOLDER / "last.layer_2.safetensors"
+    saved.write_bytes(damage(saved.read_bytes()))
+    train(folder, tmp_path / "p", folds=0)
+    err = capsys.readouterr().err
+    assert "layer_2.safetensors cannot be read: this layer is fitted again" in err
+    assert "1 of 2 fits are done already" in err
+    train(folder, tmp_path / "whole", folds=0)
     assert data_files(tmp_path / "p") == data_files(tmp_path / "whole")
 
 

@@ -207,10 +207,11 @@ def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
         class_weight=given["class_weight"],
         target=given["target"],
         stepwise={name: given[name] for name in STEPWISE},
-        seed=given["seed"],
     )
     if answer:
         note(answer)
+    if given["probe"] in ("multihead", "joint") and given["device"] not in ("auto", "cpu"):
+        note(f"{given['probe']}: fits are made on the CPU: no device needed; ignored.")
     return options
 
 

@@ -141,13 +141,15 @@ def _training(given: dict[str, Any]) -> dict[str, Any]:
     """Arguments of the train stage among the command's own, refused here rather than after hours of reading."""
     from strataprobe.probes.calibration import CalibrationRule
     from strataprobe.probes.families import get_family
+    from strataprobe.probes.run import device_for_fits
 
     if given["probe"] == "joint":
         raise OptionError(
             "joint probes are of several recipes: capture each, then use 'strataprobe train --probe joint'."
         )
-    options = o.train_options(given | {"batch_size": given["train_batch_size"]})
+    options = o.train_options(given | {"batch_size": given["train_batch_size"], "device": given["train_device"]})
     get_family(given["probe"], options)
+    device_for_fits(given["train_device"])
     rule = CalibrationRule(given["calibration"], given["fpr"])
     return {"folds": given["folds"], "device": given["train_device"], "options": options, "calibration": rule}
 

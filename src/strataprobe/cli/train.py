@@ -21,7 +21,14 @@ _CLASS_COLUMNS = {"cv AUC": "cv_auc", "val AUC": "val_auc"}
 _VALUE_COLUMNS = {"cv R2": "cv_r2", "cv Spearman": "cv_spearman", "val R2": "val_r2", "val Spearman": "val_spearman"}
 
 # Options that decide how a new probe is fitted, with their defaults.
-_NOT_ADAPTED = {"probe": "logistic", "cs": None, "class_weight": "none", "target": None, **dict.fromkeys(STEPWISE)}
+_NOT_ADAPTED = {
+    "probe": "logistic",
+    "cs": None,
+    "class_weight": "none",
+    "target": None,
+    "device": "auto",
+    **dict.fromkeys(STEPWISE),
+}
 
 
 def train(
@@ -126,6 +133,8 @@ def _adapt(given: dict[str, Any], layers: list[int] | None, rule: CalibrationRul
 
     if len(given["activations"]) > 1:
         raise OptionError("--from takes one --activations folder: adapt to one kind of text at a time.")
+    if given["numbering"] != "strataprobe":
+        raise OptionError("--from reads activations of ours, whose file number is the layer: leave --numbering out.")
     if unused := [name for name, default in _NOT_ADAPTED.items() if given[name] != default]:
         note(f"--from: how far to adapt is chosen by cross-validation: no {', '.join(unused)} needed; ignored.")
     taken = {name: given[name] for name in ("out", "readout", "seed", "folds")}

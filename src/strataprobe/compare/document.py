@@ -13,7 +13,7 @@ from strataprobe.compare.bands import band_entries
 from strataprobe.compare.baselines import Baseline, measure_baselines
 from strataprobe.compare.calibration_curve import calibration_entry
 from strataprobe.compare.choice import LayerChoice, choose_layer
-from strataprobe.compare.controls import cells_of, n_shuffles
+from strataprobe.compare.controls import cells_of, n_controls
 from strataprobe.compare.ensemble_table import ensemble_entries
 from strataprobe.compare.findings import collect_findings
 from strataprobe.compare.geometry import geometry_entry
@@ -31,7 +31,7 @@ from strataprobe.compare.layers import (
 )
 from strataprobe.compare.learning import Trained, learning_entry
 from strataprobe.compare.paired import against
-from strataprobe.compare.shift import eval_curves, shift_entry
+from strataprobe.compare.shift import eval_curves, row_name, shift_entry
 from strataprobe.compare.subsets import Labelled
 from strataprobe.metrics import AucEstimate
 from strataprobe.probes.files import Oof, TrainedProbes
@@ -169,7 +169,7 @@ def _of_best(
     texts = {"test": _labelled(folder.read(best.layer, "test", best.readout))}
     for name in folder.eval_names:
         if (folder.path / layer_file_name(best.layer, name)).is_file():
-            texts[name] = _labelled(folder.read_eval(best.layer, name, best.readout))
+            texts[row_name(name)] = _labelled(folder.read_eval(best.layer, name, best.readout))
     curves = eval_curves([e for e in entries if e["readout"] == best.readout])
     return {
         "learning_curve": _learning(sources, best, texts, seed),
@@ -219,4 +219,4 @@ def _control_limit(rows: TestRows, n_classes: int) -> float | None:
     variances = [(len(labels) + 1) / (12 * m * (len(labels) - m)) for m in sizes if 0 < m < len(labels)]
     if not variances:
         return None
-    return float(0.5 + _CONTROL_Z * np.sqrt(np.mean(variances) / (len(variances) * n_shuffles(n_classes))))
+    return float(0.5 + _CONTROL_Z * np.sqrt(np.mean(variances) / n_controls(n_classes)))

@@ -56,7 +56,6 @@ def fit_stacker(oof_logits: np.ndarray, labels01: np.ndarray, groups: np.ndarray
     with fewer than two groups it is the strongest.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
     from sklearn.model_selection import GroupKFold
 
     x, y = np.asarray(oof_logits, dtype=np.float64), np.asarray(labels01).astype(np.int64)
@@ -73,7 +72,7 @@ def fit_stacker(oof_logits: np.ndarray, labels01: np.ndarray, groups: np.ndarray
             continue
         for i, c in enumerate(_STACK_CS):
             model = LogisticRegression(C=c, solver="newton-cholesky").fit(z[train], y[train])
-            losses[i] += log_loss(y[held], model.predict_proba(z[held])[:, 1], labels=[0, 1], normalize=False)
+            losses[i] += np.logaddexp(0.0, np.where(y[held] == 1, -1, 1) * model.decision_function(z[held])).sum()
     best = LogisticRegression(C=_STACK_CS[int(losses.argmin())], solver="newton-cholesky").fit(z, y)
     weights = best.coef_[0] * inverse
     return Stacker(weights, float(best.intercept_[0] - weights @ mean))

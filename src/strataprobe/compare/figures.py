@@ -6,11 +6,9 @@ differ as well, so the figure survives a black-and-white printer.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +24,7 @@ from strataprobe.compare.curve_axes import (
     spread,
     y_limits,
 )
+from strataprobe.compare.print_style import png_bytes
 from strataprobe.compare.wording import (
     BASELINE_TITLES,
     curve_name,
@@ -40,30 +39,13 @@ from strataprobe.compare.wording import (
 EVAL_DASHES = ((0, (1, 1)), (0, (3, 1, 1, 1)), (0, (5, 1)), (0, (1, 2)))
 BASELINE_COLOUR = "#555555"
 BAND_COLOUR = "#F4F5F6"
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "svg.hashsalt": "strataprobe",
-}
-_DPI = 300
 _LEFT = 0.085
 _LEGEND_COLUMNS = 3
 
 
 def layer_comparison_png(document: dict[str, Any]) -> bytes:
     """The figure of a comparison document as PNG bytes, 300 dpi; the same document gives the same bytes."""
-    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault) | {"backend": mpl.rcParams["backend"]}
-    with mpl.rc_context(defaults | _STYLE):
-        figure = layer_comparison_figure(document)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_bytes(lambda: layer_comparison_figure(document))
 
 
 def layer_comparison_figure(document: dict[str, Any]) -> Figure:

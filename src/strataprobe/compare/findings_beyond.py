@@ -173,9 +173,12 @@ def calibration_findings(document: dict[str, Any], facts: dict[str, Any]) -> lis
         return [as_finding("C016", "skipped", "Calibration was not measured, as there is no best layer.")]
     worst = max(known, key=lambda name: known[name])
     layer, value = document["calibration"]["layer"], three(known[worst])
-    chance = f"chance alone gives about {three(_chance_ece(document, worst))} on so few texts"
+    chance = f"chance alone gives about {three(_chance_ece(document, worst))} on so many"
     of_worst = "" if len(known) == 1 else f" at most (class {worst})"
-    if known[worst] <= max(_BADLY_CALIBRATED, 2 * _chance_ece(document, worst)):
+    if _BADLY_CALIBRATED < known[worst] <= 2 * _chance_ece(document, worst):
+        words = f"The test texts are too few to judge the probabilities of layer {layer}: off by {value} on average"
+        return [as_finding("C016", "warning", f"{words}{of_worst}, and {chance}.")]
+    if known[worst] <= _BADLY_CALIBRATED:
         words = f"The probabilities of layer {layer} can be taken at their word: off by {value} on average{of_worst}"
         return [as_finding("C016", "ok", f"{words} on the test texts; {chance}.")]
     words = f"The probabilities of layer {layer} are off by {value} on average{of_worst} on the test texts"

@@ -50,7 +50,7 @@ class Measured:
     """One layer and readout on the test rows, with its control and the AUC on each text given with ``--eval``.
 
     ``evals`` lacks the names that this layer was captured without. ``transfer`` (L,) holds the AUCs of the probes of all
-    layers of this readout on this layer's test rows, None where their widths differ or there is one layer only.
+    layers of the primary readout on this layer's test rows, None of other readouts, and where ``shared_width`` objects.
     """
 
     readout: str
@@ -132,14 +132,12 @@ def measure_layers(probes: TrainedProbes, folder: ActivationFolder, *, seed: int
     """
     keys = layer_keys(probes)
     shared = _shared_rows(probes, folder, keys[0], seed)
-    weights = {}
-    for readout in probes.readouts:
-        sets = [probes.sets[key] for key in keys if key[0] == readout]
-        weights[readout] = None if shared_width(sets) else weights_of(sets)
+    primary = [probes.sets[key] for key in keys if key[0] == probes.primary]
+    weights = None if shared_width(primary) else weights_of(primary)
     found = {}
 
     def measure(key: Key) -> Measured:
-        return _measure(probes, folder, key, shared, weights[key[0]])
+        return _measure(probes, folder, key, shared, weights if key[0] == probes.primary else None)
 
     with Progress("comparing layers", len(keys), "layers") as progress:
         for key, measured in in_threads(measure, keys, workers_for(folder.n_entries)):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from strataprobe.aucvariance import Expected
 from strataprobe.compare.choice import difference_low
 from strataprobe.compare.layers import estimate_auc, finite
 from strataprobe.compare.subsets import MAX_POOL, Labelled, draw_subsets, fit_subsets, own_penalties, shuffled
@@ -114,7 +115,8 @@ def _averaged(logits: np.ndarray, whole: np.ndarray, test: Labelled) -> AucEstim
     if n_draws > 1 and n_sizes:
         between = np.cov(every.auc[:-1].reshape(n_sizes, n_draws)) / n_draws
         covariance[:-1, :-1] += between
-    return AucEstimate(mean @ every.auc, covariance, every.n_positive_groups, every.n_negative_groups)
+    expected = every.expected and Expected(mean @ every.expected.ratio, mean @ every.expected.degrees)
+    return AucEstimate(mean @ every.auc, covariance, every.n_positive_groups, every.n_negative_groups, expected)
 
 
 def _points(sizes: Sequence[int], estimate: AucEstimate, n_draws: int) -> list[dict[str, Any]]:

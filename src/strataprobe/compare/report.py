@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from strataprobe.compare.audit_page import audit_page
 from strataprobe.compare.audit_values import N_UNFOLDED
 from strataprobe.compare.interactive import plotly_figure
+from strataprobe.compare.pages import environment, worst_first
 from strataprobe.compare.sections import TITLES, optional_parts, strips, titles_of, wrong_part
 from strataprobe.compare.tables import baseline_rows, csv_link, layer_rows
 from strataprobe.compare.wording import (
@@ -31,14 +29,12 @@ from strataprobe.compare.wording import (
     figure_title,
     interval_words,
     model_title,
-    p_value,
     percent,
     primary_entries,
     spaced,
     three,
 )
 
-_LEVELS = ("error", "warning", "ok", "skipped")
 _ALWAYS = {"layers": "AUC by layer", "baselines": "Baselines and control", "wrong": "Texts the layers get wrong",
            "audit": "Data audit", "reproduce": "How to reproduce", "missing": "Not in this report"}  # fmt: skip
 _ORDER = ("layers", "measures", "bands", "baselines", "ensembles", "calibration", "geometry", "learning", "shift",
@@ -61,13 +57,13 @@ def report_html(
     from plotly.offline import get_plotlyjs
 
     curves, best = curves_of(document), best_entry(document)
-    findings = sorted(document["findings"], key=lambda f: _LEVELS.index(f["level"]))
+    findings = worst_first(document["findings"])
     parts, reasons = optional_parts(document)
     there = {*parts, *_ALWAYS} - (set() if reasons else {"missing"})
     cv_words = "cross-validated" if cross_validates(document) else "validation"
     start, drawn = strips([*([] if best is None else [best]), *document["baselines"].values()], "test_auc")
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             document=document,
@@ -103,28 +99,6 @@ def report_html(
             plotly_js=Markup(get_plotlyjs()),
         )
     )
-
-
-@cache
-def _environment() -> Environment:
-    templates = resources.files("strataprobe.compare")
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: (templates / name).read_text("utf-8")),
-    )
-    environment.filters |= {
-        "three": three,
-        "percent": percent,
-        "p_value": p_value,
-        "spaced": spaced,
-        "code": _code,
-        "breakable": _breakable,
-        "cut": _cut,
-    }
-    return environment
 
 
 def summary_words(document: dict[str, Any]) -> list[str]:
@@ -194,22 +168,6 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _quoted(text: str | None) -> str:
     return f"`{json.dumps(text, ensure_ascii=False)}`" if text else ""
-
-
-def _code(text: str) -> Markup:
-    """Escaped text, with what stands between backticks as code."""
-    parts = [escape(part) for part in text.split("`")]
-    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
-
-
-def _breakable(text: str) -> Markup:
-    """Escaped text that may be broken after underscores."""
-    return Markup("_<wbr>").join(text.split("_"))
-
-
-def _cut(text: str, most: int) -> str:
-    """The first ``most`` characters, with a mark where there were more."""
-    return text if len(text) <= most else f"{text[: most - 2].rstrip()} …"
 
 
 def _embedded(value: Any) -> Markup:

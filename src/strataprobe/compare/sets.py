@@ -53,12 +53,12 @@ def sets_document(
     different numbers of layers), ``curves`` (a summary of each set), ``classes`` (by set, the curve and best layer of
     each class), ``overlap`` (of each pair of sets), ``published`` (see ``read_published``), and ``findings``.
     """
-    numbers = {str(m.document["model"]): n_layers(m) for m in members}
+    numbers = _numbers_of_layers(members)
     depths = {*numbers.values(), *(int(p["n_layers"]) for p in published)}
     side: dict[str, Any] = {
         "axis": "layer" if len(depths) == 1 and len(numbers) < 2 else "depth",
-        "curves": [curve_summary(m) for m in members],
-        "classes": {m.name: class_rows(m, seed=seed) for m in members},
+        "curves": [_curve_summary(m, numbers[m.document["model"]]) for m in members],
+        "classes": {m.name: _class_rows(m, numbers[m.document["model"]], seed) for m in members},
         "overlap": [_overlap(a, b, seed) for a, b in combinations(members, 2)],
         "published": list(published),
     }
@@ -70,15 +70,19 @@ def sets_document(
     }
 
 
-def n_layers(member: Member) -> int:
-    """The highest layer that was captured, which stands for the number of layers of the model."""
-    return int(member.sources.folder.layers[-1])
+def _numbers_of_layers(members: Sequence[Member]) -> dict[str, int]:
+    """For each model the highest layer captured of it, which stands for its number of layers."""
+    found: dict[str, int] = {}
+    for m in members:
+        model = m.document["model"]
+        found[model] = max(found.get(model, 0), m.sources.folder.layers[-1])
+    return found
 
 
-def curve_summary(member: Member) -> dict[str, Any]:
+def _curve_summary(member: Member, n_layers: int) -> dict[str, Any]:
     """Where one concept peaks: its best and tied layers, and the curve of its primary readout."""
     document, entries = member.document, primary_entries(dict(member.document))
-    best, deepest = best_entry(dict(document)), n_layers(member)
+    best = best_entry(dict(document))
     return {
         "name": member.name,
         "recipe": document["recipe"],
@@ -88,10 +92,10 @@ def curve_summary(member: Member) -> dict[str, Any]:
         "measured_in": curve_name(document),
         "n_classes": len(document["classes"]),
         "n_texts": document["n_texts"],
-        "n_layers": deepest,
+        "n_layers": n_layers,
         "best_layer": document["best_layer"],
         "best_block_index": document["best_block_index"],
-        "best_depth": None if best is None else best["layer"] / deepest,
+        "best_depth": None if best is None else best["layer"] / n_layers,
         "tied_layers": document["tied_layers"],
         "cv_auc": None if best is None else best["cv_auc"],
         "cv_auc_low": None if best is None else best["cv_auc_low"],
@@ -104,7 +108,7 @@ def curve_summary(member: Member) -> dict[str, Any]:
     }
 
 
-def class_rows(member: Member, *, seed: int = 0) -> list[dict[str, Any]]:
+def _class_rows(member: Member, n_layers: int, seed: int) -> list[dict[str, Any]]:
     """For each class (of two, the second): its cross-validated AUC at each layer, its best layer and those tied with it.
 
     ``class``, ``best_layer`` (None where no layer beats chance and control), ``best_block_index``, ``best_depth``,
@@ -128,7 +132,7 @@ def class_rows(member: Member, *, seed: int = 0) -> list[dict[str, Any]]:
                 "class": sources.probes.class_names[column],
                 "best_layer": best,
                 "best_block_index": None if best is None else best - 1,
-                "best_depth": None if best is None else best / n_layers(member),
+                "best_depth": None if best is None else best / n_layers,
                 "cv_auc": None if at is None else finite(estimate.auc[at]),
                 "cv_auc_low": None if at is None else finite(low[at]),
                 "cv_auc_high": None if at is None else finite(high[at]),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from strataprobe.compare.print_style import png_bytes
 from strataprobe.compare.sets_view import (
     Curve,
     HeatGroup,
@@ -31,33 +30,15 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 HEAT_COLOURS = "cividis"
 DASHES: tuple[Any, ...] = ((0, (4, 1.6)), (0, (1, 1.2)), (0, (5, 1, 1, 1)))
 N_PAIR_LINES = 3
-_DPI = 300
-_MOST_PIXELS = 30_000
 _WIDTH_IN = 7.2
 _ROW_IN = 0.125
 _LEFT_IN, _RIGHT_IN = 1.55, 0.85
 _GREY = "#7A7A7A"
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-}
 
 
 def sets_png(document: Mapping[str, Any]) -> bytes:
     """The figure of a document of several sets as PNG bytes, 300 dpi; the same document gives the same bytes."""
-    defaults: dict[Any, Any] = dict(mpl.rcParamsDefault) | {"backend": mpl.rcParams["backend"]}
-    with mpl.rc_context(defaults | _STYLE):
-        figure = sets_figure(document["side_by_side"])
-        buffer = io.BytesIO()
-        dpi = min(_DPI, _MOST_PIXELS / figure.get_figheight())
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_bytes(lambda: sets_figure(document["side_by_side"]))
 
 
 def sets_figure(side: Mapping[str, Any]) -> Figure:

@@ -56,6 +56,8 @@ def _peak(curve: Mapping[str, Any]) -> Finding:
     tied = f"cannot be told from layers {spaced(others)}" if len(others) > 1 else "is better than every other"
     if len(others) == 1:
         tied = f"cannot be told from layer {others[0]}"
+    if len(curve["layers"]) == 1:
+        tied = "is the only one"
     return as_finding(
         "S001",
         "ok",
@@ -68,7 +70,7 @@ def _shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Finding:
     names = f"{a['name']} and {b['name']}"
     if a["best_layer"] is None or b["best_layer"] is None:
         return as_finding("S002", "skipped", f"Whether {names} share layers cannot be said: one has no best layer.")
-    if (a["model"], a["n_layers"]) != (b["model"], b["n_layers"]):
+    if a["model"] != b["model"]:
         return as_finding(
             "S002",
             "ok",
@@ -109,7 +111,8 @@ def _classes(name: str, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
         words += f"; {len(missing)} of {len(rows)} are above chance nowhere ({', '.join(missing[:_SHOWN])}"
         words += ", ...)" if len(missing) > _SHOWN else ")"
     always = set.intersection(*(set(r["tied_layers"]) for r in known))
-    words += f"; any class may be best at layers {spaced(always)}." if always else "; no layer may be best for all."
+    place = f"layer{'s' if len(always) > 1 else ''} {spaced(always)}"
+    words += f"; any class may be best at {place}." if always else "; no layer may be best for all."
     return [as_finding("S003", "warning" if missing else "ok", words)]
 
 

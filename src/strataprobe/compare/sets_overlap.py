@@ -30,7 +30,7 @@ _LEVEL = 0.05
 # Of the mean diagonal: what float32 products can hold.
 _SMALLEST_RIDGE = 1e-6
 
-_MASS_MEAN = "mass-mean"
+_MASS_MEAN, _JOINT = "mass-mean", "joint"
 
 Float64 = NDArray[np.float64]
 # "alpha" or "C" and its value, or a family that has none.
@@ -55,6 +55,8 @@ def why_no_overlap(a: Sources, b: Sources) -> str | None:
         return f"Their activations have different widths ({a.folder.d_model} and {b.folder.d_model})."
     if not all(_is_linear(s) for s in (a, b)):
         return "At least one of them is not linear, and so has no direction."
+    if {_family_of(a), _family_of(b)} == {_JOINT}:
+        return "They were trained jointly, which draws their directions to one another."
     return None
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from importlib import resources
 from math import floor
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-from strataprobe.compare.sets_findings import number, signed
+from strataprobe.compare.audit_values import N_UNFOLDED
+from strataprobe.compare.pages import environment, worst_first
 from strataprobe.compare.sets_svg import collapse_svg, colour, curves_svg, heat_svg, overlap_svg, scale_svg
 from strataprobe.compare.sets_view import (
     auc_curves,
@@ -21,12 +18,8 @@ from strataprobe.compare.sets_view import (
     sets_title,
 )
 from strataprobe.compare.tables import Rows, csv_link
-from strataprobe.compare.wording import p_value, spaced, three
 
 N_PAIR_LINES = 4
-# Rows of a table that a page shows unfolded.
-_UNFOLDED = 12
-_LEVELS = ("error", "warning", "ok", "skipped")
 
 
 def sets_html(document: Mapping[str, Any]) -> str:
@@ -38,14 +31,14 @@ def sets_html(document: Mapping[str, Any]) -> str:
     low = floor(min([0.95, *known]) * 20) / 20
     depths = {c["name"]: c["n_layers"] for c in side["curves"]}
     return (
-        _environment()
+        environment()
         .get_template("sets.html.j2")
         .render(
             document=document,
             side=side,
             title=sets_title(side),
             models=models_title(side),
-            findings=sorted(side["findings"], key=lambda f: _LEVELS.index(f["level"])),
+            findings=worst_first(side["findings"]),
             curves=curves,
             colours=[colour(i) for i in range(max(len(curves), len(collapsed)))],
             curve_figure=curves_svg(curves, side) if curves else "",
@@ -53,7 +46,7 @@ def sets_html(document: Mapping[str, Any]) -> str:
             collapse_figure=collapse_svg(collapsed, side) if collapsed else "",
             groups=groups,
             n_rows=sum(len(g.rows) for g in groups),
-            unfolded=_UNFOLDED,
+            n_unfolded=N_UNFOLDED,
             heat=heat_svg(groups, side, low) if groups else "",
             scale=scale_svg(low),
             overlaps=[(pair, overlap_svg(pair, depths[pair["a"]], side, N_PAIR_LINES)) for pair in pairs],
@@ -67,27 +60,6 @@ def sets_html(document: Mapping[str, Any]) -> str:
             },
         )
     )
-
-
-@cache
-def _environment() -> Environment:
-    templates = resources.files("strataprobe.compare")
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: (templates / name).read_text("utf-8")),
-    )
-    environment.filters |= {
-        "three": three,
-        "spaced": spaced,
-        "signed": signed,
-        "number": number,
-        "p_value": p_value,
-        "code": str,
-    }
-    return environment
 
 
 def curve_rows(side: Mapping[str, Any]) -> Rows:

@@ -54,10 +54,15 @@ def _row(probe_set: ProbeSet, own: Labelled, curve: Mapping[int, float | None]) 
     }
 
 
+def row_name(eval_name: str) -> str:
+    """The name in the table of a text given with ``--eval``: "test" is that of the test texts."""
+    return "eval_test" if eval_name == "test" else eval_name
+
+
 def eval_curves(entries: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float | None]]:
     """The AUC on each text by layer, from the ``layers`` entries of one readout."""
     found: dict[str, dict[int, float | None]] = {"test": {e["layer"]: e["test_auc"] for e in entries}}
     for e in entries:
         for name, value in e["eval"].items():
-            found.setdefault(name, {})[e["layer"]] = value
+            found.setdefault(row_name(name), {})[e["layer"]] = value
     return found

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from strataprobe.errors import ProbeError, StageError
-from strataprobe.manifest import read_json
+from strataprobe.manifest import Manifest, read_json
 from strataprobe.probes.files import PROBES_NAME, load_oof, load_probes
 from strataprobe.probes.probe import REGRESSION, ProbeSet
 from strataprobe.probes.pth import load_probe_folder
+from strataprobe.probes.rewrite import AS_TRAINED
 from strataprobe.store import Numbering, span
 
 _AUC = ("cv_auc", "AUC")
@@ -82,7 +83,7 @@ def _trained(folder: Path, readout: str | None) -> ProbeSource:
     if chosen not in trained.readouts:
         raise ProbeError(f"{folder} has no probes for readout {chosen!r}; there are: {', '.join(trained.readouts)}.")
     sets = {layer: trained.sets[chosen, layer] for layer in trained.layers}
-    compared = _comparison_of(folder, trained.manifest.files_sha256) if chosen == trained.primary else None
+    compared = _comparison_of(folder, trained.manifest) if chosen == trained.primary else None
     if compared is not None and compared["best_layer"] in sets:
         return ProbeSource(folder, sets, compared["best_layer"], "best_layer of comparison.json", numbered=True)
     recorded = trained.manifest.details["layers"][chosen]
@@ -95,15 +96,17 @@ def _trained(folder: Path, readout: str | None) -> ProbeSource:
     return ProbeSource(folder, sets, best, reason, numbered=True)
 
 
-def _comparison_of(folder: Path, probes_sha256: str) -> dict[str, Any] | None:
-    """The comparison beside a folder of probes, if it can be read and was made from these very probes."""
+def _comparison_of(folder: Path, manifest: Manifest) -> dict[str, Any] | None:
+    """The comparison beside a folder of probes, if it can be read and was made from these very probes, or from them before
+    they were calibrated again, which ranks no text differently.
+    """
     path = folder.resolve().parent / "comparison.json"
     try:
         document = read_json(path)
     except StageError:
         return None
     made_from = document.get("inputs", {}).get("probes") if isinstance(document, dict) else None
-    return document if made_from == probes_sha256 else None
+    return document if made_from in (manifest.files_sha256, manifest.details.get(AS_TRAINED, "")) else None
 
 
 @dataclass(frozen=True)

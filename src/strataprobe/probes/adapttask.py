@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strataprobe.errors import DataError, StageError
+from strataprobe.errors import DataError
 from strataprobe.metrics import (
     auc_interval,
     classification_summary,
@@ -20,13 +20,13 @@ from strataprobe.metrics import (
     macro_auc,
 )
 from strataprobe.probes.adaptfit import OldProbes, adapt_columns
+from strataprobe.probes.basis import feature_scale
 from strataprobe.probes.calibration import Calibration, CalibrationRule, sigmoid
 from strataprobe.probes.crossval import check_folds, class_columns, make_folds
 from strataprobe.probes.files import TrainedProbes
 from strataprobe.probes.layerfit import LayerResult, calibrated
 from strataprobe.probes.probe import ProbeSet
-from strataprobe.probes.rows import Rows
-from strataprobe.probes.solver import feature_scale
+from strataprobe.probes.rows import Rows, check_same_rows, refuse_not_finite, rows_at
 from strataprobe.probes.tasks import aggregate_metrics
 from strataprobe.store import ActivationFolder, LayerRows
 
@@ -46,6 +46,7 @@ class AdaptTask:
     seed: int
     n_folds: int
     rule: CalibrationRule
+    device: str = "cpu"
 
     @property
     def names(self) -> list[str]:
@@ -68,14 +69,9 @@ class AdaptTask:
     def fit(self, layer: int, readout: str, rows: Rows) -> LayerResult:
         """Adapt one layer, calibrate it on rows left out, and measure it before and after."""
         started_s = time.monotonic()
-        both = _joined([_labelled(self.new, layer, readout, split) for split in ("train", "val")])
-        where = self.new.file(layer)
-        if not np.isfinite(both.activations).all():
-            raise DataError(
-                f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again."
-            )
-        if both.ids != rows.ids or not np.array_equal(both.labels, rows.labels):
-            raise StageError(f"{where} holds other texts or labels than the layers before it: capture all together.")
+        splits = {split: _labelled(self.new, layer, readout, split) for split in ("train", "val")}
+        check_same_rows(splits, rows, self.new.file(layer))
+        both = _joined(list(splits.values()))
         before = self.trained.sets[readout, layer]
         scale = self.trained.scales.get((readout, layer))
         scale = feature_scale(both.activations) if scale is None else scale
@@ -91,6 +87,7 @@ class AdaptTask:
             for calibration, setting in zip(_old_columns(before, scale).calibrations, fit.settings, strict=True)
         ]
         result = calibrated(fit, fit.held_out_logits, both.labels, None, rows, n_classes, scale, self.rule, priors)
+        result.report["n_train"], result.report["n_val"] = (len(part.labels) for part in splits.values())
         self._measure(result, before, layer, readout, both)
         result.report["elapsed_s"] = time.monotonic() - started_s
         return result
@@ -122,7 +119,6 @@ class AdaptTask:
         whole = len(np.unique(test.labels)) == len(self.names)
         shown, after = (test, result.logits(test.activations)) if whole else (both, result.oof.astype(np.float64))
         probabilities = sigmoid(after * result.calibration[:, 0] + result.calibration[:, 1])
-        n_train = len(_labelled(self.new, layer, readout, "train").labels)
         report = result.report
         report.update(
             test=[
@@ -131,8 +127,6 @@ class AdaptTask:
                 for c in range(len(self.names))
             ],
             val_auc=report["cv_auc"],
-            n_train=n_train,
-            n_val=len(both.labels) - n_train,
             n_test=len(test.labels),
         )
         new: dict[str, Any] = {
@@ -156,16 +150,13 @@ class AdaptTask:
 
 
 def _labelled(folder: ActivationFolder, layer: int, readout: str, split: str) -> LayerRows:
-    """The labelled rows of a split; none where the file has no such split."""
-    try:
-        rows = folder.read(layer, split, readout)
-    except StageError:
-        if split == "train":
-            raise
+    """The labelled rows of a split; none where the file has no val or test rows. Raises DataError for values not finite."""
+    if split != "train" and split not in folder.splits(layer):
         return LayerRows(np.zeros((0, folder.d_model), np.float32), np.zeros(0, np.int64), [], [], None)
-    kept = np.flatnonzero(rows.labels >= 0)
-    ids, groups = ([names[i] for i in kept] for names in (rows.ids, rows.groups))
-    return LayerRows(rows.activations[kept], rows.labels[kept], ids, groups, None)
+    rows = folder.read(layer, split, readout)
+    rows = rows_at(rows, np.flatnonzero(rows.labels >= 0))
+    refuse_not_finite(rows, f"{folder.file(layer)}, split {split!r}", layer, readout)
+    return rows
 
 
 def _joined(parts: Sequence[LayerRows]) -> LayerRows:

@@ -8,9 +8,14 @@ decided with the exact rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from strataprobe.errors import DataError
 
 # Exact rows of up to this many entries are kept in float64; beyond, they are standardised again each time.
 _KEPT_ENTRIES = 16_000_000
@@ -100,3 +105,38 @@ def raw_chunks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     for start in range(0, len(rows), _CHUNK_ROWS):
         where = slice(start, start + _CHUNK_ROWS)
         yield where, rows[where].to(torch.float64, copy=True)
+
+
+def standardisation(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (D,), standard deviation (D,) with 1 for constant features, and which features vary, all in float64.
+
+    A feature is constant when its deviation is no more than the rounding of its own values. Raises DataError for rows
+    (N, D) that are none, and for values that are not finite.
+    """
+    if rows.ndim != 2 or min(rows.shape) < 1:
+        raise DataError(f"activations of shape {tuple(rows.shape)} cannot be fitted: rows by width are needed.")
+    N = len(rows)
+    mean = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for _, part in raw_chunks(rows):
+        mean += part.sum(0)
+    mean /= N
+    if not bool(torch.isfinite(mean).all()):
+        raise DataError("the activations hold values that are not finite: capture them again.")
+    rest, squares = torch.zeros_like(mean), torch.zeros_like(mean)
+    for _, part in raw_chunks(rows):
+        part -= mean
+        rest += part.sum(0)
+        squares += part.square_().sum(0)
+    rest /= N
+    mean = mean + rest
+    deviation = (squares / N - rest.square()).clamp(min=0).sqrt()
+    eps = torch.finfo(torch.float64 if rows.dtype == torch.float64 else torch.float32).eps
+    varies = deviation > 2 * eps * mean.abs()
+    varies &= deviation > torch.finfo(torch.float64).tiny
+    return mean, torch.where(varies, deviation, 1.0), varies
+
+
+def feature_scale(X: Any) -> NDArray[np.float32]:
+    """Standard deviation (D,) of each feature of X (N, D), 1 where it is constant: what penalties are measured in."""
+    rows = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
+    return standardisation(rows)[1].cpu().numpy().astype(np.float32)

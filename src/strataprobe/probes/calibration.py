@@ -264,7 +264,7 @@ def threshold_at_fpr(labels01: Any, probabilities: Any, fpr: float) -> Threshold
     if len(y) < MIN_ROWS or y.all() or not y.any():
         return Threshold(0.5, f"{len(y)} rows, or rows of one class only, say nothing about a false-positive rate")
     negative = np.sort(p[~y])[::-1]
-    n_allowed = int(np.floor(fpr * len(negative) * (1 + 1e-12)))
+    n_allowed = min(int(np.floor(fpr * len(negative) * (1 + 1e-12))), len(negative) - 1)
     highest = negative[n_allowed]
     above = p[p > highest]
     value = (highest + (above.min() if len(above) else 1.0)) / 2

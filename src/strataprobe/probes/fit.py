@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.errors import DataError, OptionError, ProbeError
+from strataprobe.probes.basis import feature_scale
 from strataprobe.probes.crossval import check_folds, class_columns, cross_validate, make_folds, out_of_fold_logits
 from strataprobe.probes.families import get_family
 from strataprobe.probes.layerfit import LayerResult, calibrated
 from strataprobe.probes.parallel import in_threads, workers_for
 from strataprobe.probes.probe import ProbeSet
 from strataprobe.probes.rows import Rows
-from strataprobe.probes.solver import feature_scale
 from strataprobe.progress import Progress
 from strataprobe.store import INFO_FIELDS, Activations, span
 
@@ -78,7 +78,7 @@ def fit(
     Raises DataError when lengths differ, there is one class only, or there are too few rows or groups; OptionError for
     an unknown probe or activations without a layer from 1 on.
     """
-    fitter = get_family(probe)
+    fitter = get_family(probe, seed=seed)
     layers = [layer for layer in acts.layers if layer >= 1]
     if not layers:
         raise OptionError("these activations hold the embeddings (layer 0) only: capture a layer from 1 on.")

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,11 @@ from strataprobe.errors import OptionError, StageError
 from strataprobe.manifest import Manifest
 from strataprobe.probes.calibration import DEFAULT_RULE, CalibrationRule, fit_platt
 from strataprobe.probes.crossval import N_FOLDS, CrossValidated, class_columns
-from strataprobe.probes.families import LinearFit
+from strataprobe.probes.families import LinearFit, get_family
 from strataprobe.probes.families.logistic import Logistic
 from strataprobe.probes.families.standardise import Standardised
 from strataprobe.probes.layerfit import LayerResult, measured
+from strataprobe.probes.overlap import numbered, outside, texts_by_id
 from strataprobe.probes.rows import Rows, check_same_rows, read_splits
 from strataprobe.probes.run import chosen_layers, chosen_readouts, train_task
 from strataprobe.probes.shared import Choice, Part, PartFit, fit_chosen, fit_parts
@@ -63,7 +63,8 @@ def train_joint(
     check_alike(opened)
     if folds < 0 or folds == 1:
         raise OptionError(f"{folds} folds cannot be cross-validated: give 2 or more, or 0 for no cross-validation.")
-    fitter = Logistic(**(options or {}))
+    fitter = get_family("logistic", options)
+    assert isinstance(fitter, Logistic)
     if fitter.class_weight != "none":
         raise OptionError("the joint probe counts every row alike: leave class_weight out.")
     chosen = chosen_layers(opened[0], layers)
@@ -146,6 +147,7 @@ class Together:
 
     def __init__(self, tasks: Sequence[ClassTask], rows: Sequence[Rows]) -> None:
         self.tasks, self.rows = list(tasks), list(rows)
+        self._texts = [texts_by_id(task.folder) for task in tasks]
         self._done: dict[tuple[int, int, str], LayerResult] = {}
         self._lock = threading.Lock()
 
@@ -166,7 +168,7 @@ class Together:
         for one, task, rows in zip(splits, self.tasks, self.rows, strict=True):
             check_same_rows(one, rows, task.folder.file(layer))
         columns = [len(task.names) for task in self.tasks]
-        layer_rows = LayerOfRecipes(splits, columns, self.tasks[0].fitter.options["Cs"])
+        layer_rows = LayerOfRecipes(splits, columns, self.tasks[0].fitter.options["Cs"], self._texts)
         fits, scale = layer_rows.fit()
         crossed: list[CrossValidated | None] = [None] * len(fits)
         if any(rows.n_folds for rows in self.rows):
@@ -193,13 +195,20 @@ class JointTask(ClassTask):
 
 
 class LayerOfRecipes:
-    """The rows of every recipe on one layer: ``splits[i]`` of recipe i, which has ``n_classes[i]`` classes."""
+    """The rows of every recipe on one layer: ``splits[i]`` of recipe i, which has ``n_classes[i]`` classes.
+
+    ``texts[i]`` has the texts of recipe i by id, as far as they are known: see ``numbered``.
+    """
 
     def __init__(
-        self, splits: Sequence[Mapping[str, LayerRows]], n_classes: Sequence[int], Cs: Sequence[float]
+        self,
+        splits: Sequence[Mapping[str, LayerRows]],
+        n_classes: Sequence[int],
+        Cs: Sequence[float],
+        texts: Sequence[Mapping[str, str]] | None = None,
     ) -> None:
         self.splits, self.n_classes, self.Cs = splits, n_classes, Cs
-        self._same = _numbered(splits)
+        self._same = numbered(splits, texts or [{} for _ in splits])
 
     def fit(self) -> tuple[list[LinearFit], NDArray[np.float32]]:
         """Each recipe fitted on its train rows, all choices made on the val rows; and the scale (D,) of the features."""
@@ -209,9 +218,9 @@ class LayerOfRecipes:
         parts = []
         for i, one in enumerate(self.splits):
             elsewhere = [self._same[j][s] for j in range(len(self.splits)) for s in ("val", "test")]
-            keep = _outside(self._same[i]["train"], elsewhere)
+            keep = outside(self._same[i]["train"], elsewhere)
             Y, Y_val = (class_columns(one[s].labels, self.n_classes[i]) for s in ("train", "val"))
-            Z_val = _like(rows, one["val"].activations)
+            Z_val = rows.like(one["val"].activations)
             parts.append(Part(Z[i][torch.from_numpy(keep)], Y[keep], Z_val, Y_val))
         choice, fits = fit_parts(parts, self.Cs)
         return [_folded(rows, fit, choice) for fit in fits], rows.scale.numpy().astype(np.float32)
@@ -219,7 +228,8 @@ class LayerOfRecipes:
     def cross_validate(self, folds: Sequence[NDArray[np.int64]]) -> list[CrossValidated]:
         """Log-odds of the train and val rows from fits without their fold; ``folds[i]`` (N,) of recipe i.
 
-        Fold k of every recipe is left out at once and fold k + 1 makes the choices, as for a single recipe.
+        Fold k of every recipe is left out at once and fold k + 1 makes the choices, as for a single recipe. Features are
+        standardised by all rows once, for which no label is needed.
         """
         recipes = range(len(self.splits))
         both = [np.concatenate([one[s].activations for s in ("train", "val")]) for one in self.splits]
@@ -236,10 +246,10 @@ class LayerOfRecipes:
             left_out = [folds[i] == fold for i in recipes]
             held = [(folds[i] == (fold + 1) % counts[i]) & ~left_out[i] & (counts[i] > 2) for i in recipes]
             unseen = [same[i][left_out[i]] for i in recipes]
-            held = [held[i] & _outside(same[i], unseen) for i in recipes]
+            held = [held[i] & outside(same[i], unseen) for i in recipes]
             judged = [same[i][held[i]] for i in recipes]
-            fitted = [~left_out[i] & _outside(same[i], unseen) for i in recipes]
-            chosen_on = [fitted[i] & _outside(same[i], judged) for i in recipes]
+            fitted = [~left_out[i] & outside(same[i], unseen) for i in recipes]
+            chosen_on = [fitted[i] & outside(same[i], judged) for i in recipes]
             choice, fits = fit_parts([_part(Z[i], Y[i], chosen_on[i], held[i]) for i in recipes], self.Cs)
             everything = [_part(Z[i], Y[i], fitted[i], held[i]) for i in recipes]
             again = fit_chosen(everything, choice, [fit.C for fit in fits])
@@ -251,32 +261,8 @@ class LayerOfRecipes:
         return [CrossValidated(z, np.full((len(self.Cs), z.shape[1]), np.nan)) for z in logits]
 
 
-def _numbered(splits: Sequence[Mapping[str, LayerRows]]) -> list[dict[str, NDArray[np.int64]]]:
-    """A number (n,) for each row of each split, the same for equal activations."""
-    known: dict[bytes, int] = {}
-
-    def number(row: NDArray[np.float32]) -> int:
-        return known.setdefault(blake2b(row.tobytes(), digest_size=16).digest(), len(known))
-
-    return [
-        {split: np.array([number(row) for row in rows.activations], dtype=np.int64) for split, rows in one.items()}
-        for one in splits
-    ]
-
-
-def _outside(numbers: NDArray[np.int64], others: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    return ~np.isin(numbers, np.concatenate(others))
-
-
 def _part(Z: torch.Tensor, Y: Float64, train: NDArray[np.bool_], held: NDArray[np.bool_]) -> Part:
     return Part(Z[torch.from_numpy(train)], Y[train], Z[torch.from_numpy(held)], Y[held])
-
-
-def _like(rows: Standardised, X: NDArray[Any]) -> torch.Tensor:
-    """Further raw rows X (n, D), standardised as ``rows`` are."""
-    Z = (torch.from_numpy(X).double() - rows.mean) / rows.scale
-    Z[:, ~rows.varies] = 0.0
-    return Z
 
 
 def _folded(rows: Standardised, fit: PartFit, choice: Choice) -> LinearFit:

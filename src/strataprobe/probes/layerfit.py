@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strataprobe.dataset import SPLITS
+from strataprobe.errors import ProbeError
 from strataprobe.manifest import write_atomic
 from strataprobe.metrics import auc, classification_summary, expected_calibration_error, folded_auc
+from strataprobe.probes.basis import feature_scale
 from strataprobe.probes.calibration import DEFAULT_RULE, Calibration, CalibrationRule, sigmoid
 from strataprobe.probes.crossval import (
     CrossValidated,
@@ -26,7 +28,6 @@ from strataprobe.probes.files import network_tensors, pack, read_network, unpack
 from strataprobe.probes.network import Network
 from strataprobe.probes.probe import BINARY, Probe, ProbeSet
 from strataprobe.probes.rows import Rows
-from strataprobe.probes.solver import feature_scale
 from strataprobe.store import LayerRows
 
 # What stands before the tensors of a saved network.
@@ -61,12 +62,15 @@ class LayerResult:
 
     @classmethod
     def load(cls, path: Path) -> LayerResult:
-        """Read a result that ``save`` wrote. Raises ProbeError when it is damaged."""
+        """Read a result that ``save`` wrote. Raises ProbeError when it is damaged, or of another release."""
         arrays, report = unpack(path)
         form = report.pop("network", None)
         network = None if form is None else read_network(arrays, form, _RESULT, path)
         own = {name: value for name, value in arrays.items() if not name.startswith(_RESULT)}
-        return cls(**own, report=report, network=network)
+        try:
+            return cls(**own, report=report, network=network)
+        except TypeError as error:
+            raise ProbeError(f"{path} is no saved fit of this release.") from error
 
     def logits(self, X: NDArray[Any]) -> NDArray[np.float64]:
         """Logits (n, C) of raw activations X (n, D)."""
@@ -182,8 +186,9 @@ def calibrated(
     oof = logits if crossed is None else (crossed.logits - intercepts) / slopes
     thresholds = rule.thresholds(Y, sigmoid(logits * slopes + intercepts), n_classes)
     calibration, classes = [list(f.calibration) for f in fits], []
+    groups = rows.group_indices()
     for k in range(Y.shape[1]):
-        own = folded_auc(rows.labels == (1 if two else k), oof[:, k], rows.group_indices(), rows.folds)
+        own = folded_auc(rows.labels == (1 if two else k), oof[:, k], groups, rows.folds)
         classes.append(fit.settings[k] | {"cv_auc": float(own.auc[0]), "calibration_fallback": fits[k].fallback})
     if two:
         calibration.insert(0, list(fits[0].calibration.mirrored()))

@@ -82,6 +82,10 @@ def checked_network(config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any
     try:
         numbers = {name: int(config[name]) for name in ("input_dim", "n_outputs", "hidden_dim", "n_heads")}
         whole = numbers | {"mirrored": bool(config["mirrored"])}
+        if min(numbers.values()) < 1 or numbers["hidden_dim"] % numbers["n_heads"]:
+            raise ValueError(f"{numbers['hidden_dim']} numbers in {numbers['n_heads']} heads")
+        if whole["mirrored"] and numbers["n_outputs"] != 1:
+            raise ValueError(f"{numbers['n_outputs']} mirrored logits")
         shapes = shapes_of(numbers["input_dim"], numbers["n_outputs"], numbers["hidden_dim"], numbers["n_heads"])
         found = {name: np.asarray(tensors[name], dtype=np.float32) for name in shapes}
     except (KeyError, TypeError, ValueError) as error:

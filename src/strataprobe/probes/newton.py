@@ -125,7 +125,7 @@ class Directions:
         return x[:, :-1], x[:, -1], rho <= wanted, residual[:, :-1]
 
     def lift(self, w: Tensor) -> Tensor:
-        """alpha (M, N) whose weights in the basis are w (M, r), in the directions that float32 knows well; wide rows only."""
+        """alpha (M, N) whose weights in the basis are w (M, r), where float32 knows the direction well; wide rows only."""
         assert self._inverse is not None
         return self.forward(w * self._inverse)
 

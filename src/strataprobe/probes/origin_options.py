@@ -62,7 +62,6 @@ def family_options(
     class_weight: str = "none",
     target: str | None = None,
     stepwise: Mapping[str, Any] | None = None,
-    seed: int = 0,
 ) -> tuple[dict[str, Any], str]:
     """Options for ``get_family`` from what was given (None: not given), and a sentence on settings without use, or "".
 
@@ -77,7 +76,7 @@ def family_options(
         options["target"] = target
     given = {name: value for name, value in (stepwise or {}).items() if value is not None}
     if probe == "multihead":
-        return {**options, **given, "seed": seed}, ""
+        return {**options, **given}, ""
     if not given:
         return options, ""
     reason = _NO_STEPS.get(probe, "there are no training steps")

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from strataprobe.dataset import SPLITS
 from strataprobe.errors import DataError, StageError
+from strataprobe.probes.basis import feature_scale
 from strataprobe.probes.calibration import IDENTITY
 from strataprobe.probes.crossval import make_folds
 from strataprobe.probes.families.ridge import Ridge
 from strataprobe.probes.layerfit import LayerResult
 from strataprobe.probes.probe import REGRESSION
-from strataprobe.probes.rows import Rows, measured_on
-from strataprobe.probes.solver import feature_scale
+from strataprobe.probes.rows import Rows, measured_on, refuse_not_finite, rows_at
 from strataprobe.probes.values import MEASURES, r2, spearman, value_summary
 from strataprobe.store import ActivationFolder, LayerRows
 
@@ -38,6 +38,11 @@ class ValueTask:
     fitter: Ridge
     seed: int
     n_folds: int
+
+    @property
+    def device(self) -> str:
+        """That of the family."""
+        return self.fitter.device
 
     @property
     def names(self) -> list[str]:
@@ -120,12 +125,8 @@ def read_value_splits(folder: ActivationFolder, layer: int, readout: str) -> dic
                 f"{where} has {len(kept)} text(s) with a score: every split needs at least {_LEAST_ROWS}, and not all of "
                 "one score, so add scored texts."
             )
-        if not np.isfinite(rows.activations[kept]).all():
-            raise DataError(
-                f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again."
-            )
-        ids, groups = ([names[i] for i in kept] for names in (rows.ids, rows.groups))
-        splits[split] = LayerRows(rows.activations[kept], rows.labels[kept], ids, groups, targets[kept])
+        splits[split] = rows_at(rows, kept)
+        refuse_not_finite(splits[split], where, layer, readout)
     return splits
 
 

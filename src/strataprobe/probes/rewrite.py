@@ -17,8 +17,8 @@ from strataprobe.probes.pth import save_folder
 from strataprobe.stagefolder import StageFolder
 
 METRICS_NAME = "aggregate_metrics.json"
-# What was done, by layer, in the manifest's details; and whose copy a folder is.
-RECALIBRATED, COPY_OF = "recalibrated", "copy_of"
+# What was done, by layer, in the manifest's details; whose copy a folder is; and the digest it had when it was trained.
+RECALIBRATED, COPY_OF, AS_TRAINED = "recalibrated", "copy_of", "as_trained"
 _STAGE = "calibrate"
 
 
@@ -62,6 +62,7 @@ def rewrite(
         manifest = trained.manifest.model_copy(deep=True)
         done = manifest.details.setdefault(RECALIBRATED, {})
         done |= {str(layer): record for layer in sorted({layer for _, layer in sets})}
+        manifest.details.setdefault(AS_TRAINED, trained.manifest.files_sha256)
         if out is not None:
             manifest.details[COPY_OF] = trained.manifest.files_sha256
         return stage.commit(manifest)

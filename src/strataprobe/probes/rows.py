@@ -59,10 +59,7 @@ def read_splits(folder: ActivationFolder, layer: int, readout: str, class_names:
     for split in SPLITS:
         rows = folder.read(layer, split, readout)
         where = f"{folder.file(layer)}, split {split!r}"
-        if not np.isfinite(rows.activations).all():
-            raise DataError(
-                f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again."
-            )
+        refuse_not_finite(rows, where, layer, readout)
         if rows.labels.max(initial=-1) >= len(class_names):
             raise DataError(f"{where} has label {rows.labels.max()}, but there are {len(class_names)} class names.")
         present = set(rows.labels.tolist())
@@ -73,18 +70,21 @@ def read_splits(folder: ActivationFolder, layer: int, readout: str, class_names:
                 "labelled texts or drop the class."
             )
         kept = np.flatnonzero(rows.labels >= 0)
-        splits[split] = (
-            rows
-            if len(kept) == len(rows.labels)
-            else LayerRows(
-                rows.activations[kept],
-                rows.labels[kept],
-                [rows.ids[i] for i in kept],
-                [rows.groups[i] for i in kept],
-                None if rows.targets is None else rows.targets[kept],
-            )
-        )
+        splits[split] = rows if len(kept) == len(rows.labels) else rows_at(rows, kept)
     return splits
+
+
+def rows_at(rows: LayerRows, places: NDArray[np.int64]) -> LayerRows:
+    """Some of the rows, in the order of ``places``."""
+    ids, groups = ([names[i] for i in places] for names in (rows.ids, rows.groups))
+    targets = None if rows.targets is None else rows.targets[places]
+    return LayerRows(rows.activations[places], rows.labels[places], ids, groups, targets)
+
+
+def refuse_not_finite(rows: LayerRows, where: object, layer: int, readout: str) -> None:
+    """Raise DataError when the activations of ``where`` hold values that are not finite."""
+    if not np.isfinite(rows.activations).all():
+        raise DataError(f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again.")
 
 
 def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int, n_folds: int = N_FOLDS) -> Rows:

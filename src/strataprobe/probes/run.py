@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from strataprobe.errors import DataError, OptionError, StageError
+from strataprobe.errors import DataError, OptionError, ProbeError, StageError
 from strataprobe.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -71,7 +71,7 @@ def train(
     folder = ActivationFolder.open(activations, numbering)
     if folds < 0 or folds == 1:
         raise OptionError(f"{folds} folds cannot be cross-validated: give 2 or more, or 0 for no cross-validation.")
-    fitter = get_family(probe, options, device=_chosen_device(device))
+    fitter = get_family(probe, options, device=device_for_fits(device), seed=seed)
     chosen = chosen_layers(folder, layers)
     readouts = chosen_readouts(folder, readout)
     task = task_of(folder, fitter, seed, folds, calibration)
@@ -127,7 +127,7 @@ def _drop_saved_fits(stage: StageFolder) -> None:
     shutil.rmtree(stage.final / DONE_FOLDER, ignore_errors=True)
 
 
-def _chosen_device(device: str) -> str:
+def device_for_fits(device: str) -> str:
     """The device fits are made on, one that has float64. Raises OptionError for one that is not there."""
     from strataprobe.devices import choose_device
 
@@ -211,8 +211,8 @@ def _done(stage: StageFolder, readout: str, layer: int) -> Path:
 
 def _fit_all(stage: StageFolder, task: Task, keys: list[tuple[str, int]], n_workers: int) -> None:
     """Fit what is not done yet, saving each layer and readout as it is done."""
-    todo = [key for key in keys if not _done(stage, *key).is_file()]
     (stage.work / DONE_FOLDER).mkdir(exist_ok=True)
+    todo = [key for key in keys if not _is_whole(_done(stage, *key))]
     if len(todo) < len(keys):
         note(f"{stage.final}: {len(keys) - len(todo)} of {len(keys)} fits are done already, going on from there.")
     rows = _same_for_all(stage, task, *keys[0])
@@ -227,6 +227,18 @@ def _fit_all(stage: StageFolder, task: Task, keys: list[tuple[str, int]], n_work
             if not converged:
                 note(f"layer {layer}, readout {readout}: the solver stopped before the optimum.")
             progress.advance()
+
+
+def _is_whole(saved: Path) -> bool:
+    """Whether a saved fit is there and can be read; one that was damaged is fitted again."""
+    if not saved.is_file():
+        return False
+    try:
+        LayerResult.load(saved)
+    except ProbeError:
+        note(f"{saved} cannot be read: this layer is fitted again.")
+        return False
+    return True
 
 
 def _same_for_all(stage: StageFolder, task: Task, readout: str, layer: int) -> Rows:
@@ -267,6 +279,7 @@ def _details(
     return {
         **folder.info,
         "class_names": task.names,
+        "device": task.device,
         "d_model": folder.d_model,
         "n_folds": rows.n_folds,
         **{key: first[key] for key in ("n_train", "n_val", "n_test")},

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from strataprobe.errors import DataError, OptionError
-from strataprobe.probes.basis import Basis, StandardRows, raw_chunks
+from strataprobe.probes.basis import Basis, StandardRows, standardisation
 from strataprobe.probes.newton import EXACT, SINGLE, Directions, Problems, State, propose, refine, start
 
 Float64 = NDArray[np.float64]
@@ -88,10 +88,8 @@ class LogisticProblem:
 
     def __init__(self, X: Any, *, device: str | torch.device = "cpu", scale: Any = None) -> None:
         rows = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
-        if rows.ndim != 2 or min(rows.shape) < 1:
-            raise DataError(f"activations of shape {tuple(rows.shape)} cannot be fitted: rows by width are needed.")
         rows = rows.to(device)
-        self.mean, self.scale, self._varies = _standardisation(rows)
+        self.mean, self.scale, self._varies = standardisation(rows)
         if scale is not None:
             self.scale = _given_scale(scale, rows.shape[1]).to(rows.device)
         self._Z = StandardRows(rows, self.mean, self.scale, self._varies)
@@ -176,12 +174,6 @@ class LogisticProblem:
         return weights, state
 
 
-def feature_scale(X: Any) -> NDArray[np.float32]:
-    """Standard deviation (D,) of each feature of X (N, D), 1 where it is constant: what penalties are measured in."""
-    rows = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
-    return _standardisation(rows)[1].cpu().numpy().astype(np.float32)
-
-
 def _as_float64(X: Any) -> Tensor:
     tensor = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
     return tensor.to(torch.float64)
@@ -190,29 +182,6 @@ def _as_float64(X: Any) -> Tensor:
 def _columns(Y: Any) -> Tensor:
     Y64 = _as_float64(Y)
     return Y64[:, None] if Y64.ndim == 1 else Y64
-
-
-def _standardisation(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (D,), standard deviation (D,) with 1 for constant features, and which features vary, all in float64."""
-    N = len(rows)
-    mean = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    for _, part in raw_chunks(rows):
-        mean += part.sum(0)
-    mean /= N
-    if not bool(torch.isfinite(mean).all()):
-        raise DataError("the activations hold values that are not finite: capture them again.")
-    rest, squares = torch.zeros_like(mean), torch.zeros_like(mean)
-    for _, part in raw_chunks(rows):
-        part -= mean
-        rest += part.sum(0)
-        squares += part.square_().sum(0)
-    rest /= N
-    mean = mean + rest
-    deviation = (squares / N - rest.square()).clamp(min=0).sqrt()
-    eps = torch.finfo(torch.float64 if rows.dtype == torch.float64 else torch.float32).eps
-    varies = deviation > 2 * eps * mean.abs()
-    varies &= deviation > torch.finfo(torch.float64).tiny
-    return mean, torch.where(varies, deviation, 1.0), varies
 
 
 def _given_scale(scale: Any, width: int) -> Tensor:

@@ -23,6 +23,10 @@ class Task(Protocol):
     """One training on one folder. ``names`` are those of its probes, sorted; ``fit`` is called from several threads."""
 
     @property
+    def device(self) -> str:
+        """Where fits are made."""
+
+    @property
     def names(self) -> list[str]:
         """Class names, or the name of the value."""
 
@@ -51,6 +55,8 @@ def task_of(
             note(
                 f"{folder.path} has classes and continuous targets: the targets are fitted (auto: the probe is ridge)."
             )
+        if rule != DEFAULT_RULE:
+            note("values have no probabilities: calibration and false-positive rate are ignored.")
         return ValueTask(folder, fitter, seed, n_folds)
     if not folder.class_names and has_targets(folder):
         raise OptionError(
@@ -70,6 +76,11 @@ class ClassTask:
     seed: int
     n_folds: int
     rule: CalibrationRule
+
+    @property
+    def device(self) -> str:
+        """That of the family."""
+        return self.fitter.device
 
     @property
     def names(self) -> list[str]:

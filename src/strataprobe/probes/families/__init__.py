@@ -80,11 +80,13 @@ Fit = LinearFit | NetworkFit
 class Fitter(Protocol):
     """What every family offers. X (n, D) raw activations; Y (n, K) float64 in {0, 1}; one probe a column.
 
-    ``options`` holds, as JSON values, everything that decides its fits; stage manifests record it.
+    ``options`` holds, as JSON values, everything that decides its fits but the ``device`` they are made on; stage
+    manifests record both.
     """
 
     name: str
     options: dict[str, Any]
+    device: str
 
     def fit(self, X: Any, Y: Any, X_val: Any, Y_val: Any) -> Fit:
         """Fit every option on (X, Y), choose one for each column on (X_val, Y_val), and keep that fit."""
@@ -104,8 +106,12 @@ def known_families() -> list[str]:
     return sorted(_FAMILIES)
 
 
-def get_family(name: str, options: Mapping[str, Any] | None = None, *, device: str = "cpu") -> Fitter:
+def get_family(
+    name: str, options: Mapping[str, Any] | None = None, *, device: str = "cpu", seed: int | None = None
+) -> Fitter:
     """The family called ``name`` with its options, working on ``device`` where it can.
+
+    ``seed`` is that of a family which draws anything, unless its options have one.
 
     Raises OptionError when there is none of that name, and for an option it does not have.
     """
@@ -113,10 +119,13 @@ def get_family(name: str, options: Mapping[str, Any] | None = None, *, device: s
         raise OptionError(f"no probe is called {name!r}; there are: {', '.join(known_families())}.")
     module, kind = _FAMILIES[name]
     family = getattr(import_module(module), kind)
-    known = [p for p in signature(family).parameters if p != "device"]
+    parameters = signature(family).parameters
+    known = [p for p in parameters if p != "device"]
     unknown = sorted(set(options or {}) - set(known))
     if unknown:
         raise OptionError(f"the probe {name!r} has no option {unknown[0]!r}; it has: {', '.join(known) or 'none'}.")
-    placed = {"device": device} if "device" in signature(family).parameters else {}
-    fitter: Fitter = family(**(options or {}), **placed)
+    own: dict[str, Any] = {"device": device} if "device" in parameters else {}
+    if "seed" in parameters and seed is not None:
+        own["seed"] = seed
+    fitter: Fitter = family(**{**own, **(options or {})})
     return fitter

@@ -38,7 +38,7 @@ class MultiHead:
     values that cannot be used.
     """
 
-    name = "multihead"
+    name, device = "multihead", "cpu"
 
     def __init__(
         self,
@@ -121,8 +121,7 @@ class MultiHead:
         targets, row_weights = torch.from_numpy(Y).float(), torch.from_numpy(self._row_weights(Y)).float()
         val = None
         if held_out is not None:
-            raw = torch.from_numpy(np.asarray(held_out[0], dtype=np.float64))
-            val = (((raw - mean) * inverse).float(), torch.from_numpy(held_out[1]).float())
+            val = (rows.like(held_out[0]).float(), torch.from_numpy(held_out[1]).float())
         best = {name: w.clone() for name, w in weights.items()}
         losses: list[NDArray[np.float64]] = []
         steps = self._epochs(rows.Z.float(), targets, row_weights, weights, generator, n_epochs)

@@ -141,9 +141,7 @@ class RidgeProblem:
 
     def predicted(self, X: Any, weight: Tensor, at_mean: Tensor) -> Float64:
         """Predictions (n, len(alphas), K) for raw X (n, D)."""
-        new = torch.from_numpy(np.ascontiguousarray(X)).to(self.rows.Z)
-        Z = (new - self.rows.mean) / self.rows.scale
-        Z[:, ~self.rows.varies] = 0.0
+        Z = self.rows.like(X)
         flat = weight.reshape(-1, weight.shape[-1])
         found: Float64 = ((Z @ flat.T).reshape(len(Z), *weight.shape[:-1]) + at_mean).cpu().numpy()
         return found

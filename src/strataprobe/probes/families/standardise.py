@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from strataprobe.errors import DataError
+from strataprobe.probes.basis import standardisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,22 +32,14 @@ class Standardised:
 
         Raises DataError when there are no rows, or values that are not finite.
         """
-        given = X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
-        rows = given.to(device, torch.float64)
-        if rows.ndim != 2 or min(rows.shape) < 1:
-            raise DataError(f"activations of shape {tuple(rows.shape)} cannot be fitted: rows by width are needed.")
-        if not bool(torch.isfinite(rows).all()):
-            raise DataError("the activations hold values that are not finite: capture them again.")
-        mean = rows.mean(0)
-        mean = mean + (rows - mean).mean(0)
-        Z = rows - mean
-        deviation = Z.square().mean(0).sqrt()
-        rounding = torch.finfo(given.dtype if given.is_floating_point() else torch.float64).eps
-        varies = (deviation > 2 * rounding * mean.abs()) & (deviation > torch.finfo(torch.float64).tiny)
-        scale = torch.where(varies, deviation, 1.0) if divide else torch.ones_like(deviation)
-        Z /= scale
-        Z[:, ~varies] = 0.0
-        return cls(Z, mean, scale, varies)
+        rows = _tensor(X).to(device)
+        mean, deviation, varies = standardisation(rows)
+        scale = deviation if divide else torch.ones_like(deviation)
+        return cls(_standardised(rows, mean, scale, varies), mean, scale, varies)
+
+    def like(self, X: Any) -> Tensor:
+        """Further raw rows X (n, D), standardised as these are: (n, D) float64."""
+        return _standardised(_tensor(X).to(self.Z.device), self.mean, self.scale, self.varies)
 
     def products(self) -> Tensor:
         """The smaller of Z Z' (N, N) and Z' Z (D, D); the first where N < D."""
@@ -61,3 +53,13 @@ class Standardised:
         raw = torch.where(self.varies, weight / self.scale, 0.0).float()
         bias = at_mean - raw.double() @ self.mean
         return raw.cpu().numpy(), bias.float().double().cpu().numpy()
+
+
+def _tensor(X: Any) -> Tensor:
+    return X if isinstance(X, Tensor) else torch.from_numpy(np.ascontiguousarray(X))
+
+
+def _standardised(rows: Tensor, mean: Tensor, scale: Tensor, varies: Tensor) -> Tensor:
+    Z = rows.to(torch.float64, copy=True).sub_(mean).div_(scale)
+    Z[:, ~varies] = 0.0
+    return Z
