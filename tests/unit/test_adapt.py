@@ -195,13 +195,18 @@ def test_what_cannot_be_adapted_is_said_in_a_sentence(
     assert not (tmp_path / "probes").exists()
 
 
-def test_new_rows_that_are_not_finite_are_refused_in_every_split(old: Path, tmp_path: Path) -> None:
+def test_new_rows_with_bad_values_or_labels_are_refused_in_every_split(old: Path, tmp_path: Path) -> None:
     sizes = {"train": 20, "val": 10, "test": 10}
     for split in sizes:
         new = write_rows(tmp_path / split, directions(0), sizes)
         with h5py.File(new / layer_file_name(1), "r+") as file:
             file[split]["activations"][3, 2] = np.nan
+            file[split]["labels"][2] = 7
         with pytest.raises(DataError, match=f"split '{split}'.*not finite"):
+            adapt(old, new, tmp_path / "probes")
+        with h5py.File(new / layer_file_name(1), "r+") as file:
+            file[split]["activations"][3, 2] = 0
+        with pytest.raises(DataError, match=f"split '{split}' has label 7"):
             adapt(old, new, tmp_path / "probes")
 
 

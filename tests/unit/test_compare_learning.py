@@ -121,8 +121,7 @@ def test_a_subset_without_a_class_ranks_nothing() -> None:
 
 
 def test_no_point_claims_more_texts_than_the_pool_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("strataprobe.compare.subsets", "strataprobe.compare.learning"):
-        monkeypatch.setattr(f"{module}.MAX_POOL", 80)
+    monkeypatch.setattr("strataprobe.compare.subsets.MAX_POOL", 80)
     own, test = texts(400, 2.0, 5), texts(100, 2.0, 6)
     found = own_points(own, lambda X: X[:, :2], [0.01, 0.01])
     assert [p["n_texts"] for p in found["points"]] == [10, 30, 80]

@@ -88,13 +88,7 @@ def train(
         manifests = _train_jointly(given, chosen, options, rule)
     else:
         manifests = {"": _train_one(given, folder, chosen, options, rule)}
-    if json:
-        documents = {name: {"out": str(out / name), **m.model_dump(mode="json")} for name, m in manifests.items()}
-        print_json({"recipes": documents} if probe == "joint" else documents[""])
-        return
-    for name, manifest in manifests.items():
-        print_training(manifest, name)
-        print(f"probes in {out / name}")
+    _print_all(manifests, out, json)
 
 
 def _train_one(
@@ -145,6 +139,17 @@ def _adapt(given: dict[str, Any], layers: list[int] | None, rule: CalibrationRul
         return
     print_adaptation(manifest)
     print(f"probes in {given['out']}")
+
+
+def _print_all(manifests: dict[str, Manifest], out: Path, json: bool) -> None:
+    """What was trained, by recipe where it was several; a single training has the name ""."""
+    if json:
+        documents = {name: {"out": str(out / name), **m.model_dump(mode="json")} for name, m in manifests.items()}
+        print_json(documents.get("", {"recipes": documents}))
+        return
+    for name, manifest in manifests.items():
+        print_training(manifest, name)
+        print(f"probes in {out / name}")
 
 
 def _say_how_long(

@@ -16,7 +16,7 @@ import numpy as np
 from strataprobe.aucvariance import Expected
 from strataprobe.compare.choice import difference_low
 from strataprobe.compare.layers import estimate_auc, finite
-from strataprobe.compare.subsets import MAX_POOL, Labelled, draw_subsets, fit_subsets, own_penalties, shuffled
+from strataprobe.compare.subsets import Labelled, draw_subsets, fit_subsets, most_rows, own_penalties, shuffled
 from strataprobe.metrics import Z95, AucEstimate, auc_interval
 
 # Texts a class, on average, in the subsets of the training texts, and in those of text from elsewhere.
@@ -43,7 +43,7 @@ def learning_points(pool: Labelled, test: Labelled, trained: Trained, *, seed: i
     not significantly below it; None where only all texts are.
     """
     n_classes = trained.logits.shape[1]
-    limit = min(len(pool.labels), MAX_POOL)
+    limit = min(len(pool.labels), most_rows(n_classes))
     sizes = [n_classes * s for s in _SIZES if n_classes * s < min(limit, 0.9 * trained.n_texts)]
     draws = draw_subsets(pool, sizes, n_classes, seed)
     fitted = fit_subsets(draws, test.X, [list(trained.C)] * len(sizes), n_classes)
@@ -66,7 +66,7 @@ def own_points(
     ``C`` (one a class) is taken where there are too many classes to choose it anew.
     """
     n_classes = len(C)
-    pool, test = _halves(own, min(n_classes * _OWN_SIZES[-1], MAX_POOL), seed)
+    pool, test = _halves(own, min(n_classes * _OWN_SIZES[-1], most_rows(n_classes)), seed)
     entry: dict[str, Any] = {"points": [], "generated_auc": None, "matching_n": None, "n_tested": len(test.labels)}
     lacking = any(set(half.labels.tolist()) != set(range(n_classes)) for half in (pool, test))
     sizes = [n_classes * s for s in _OWN_SIZES if n_classes * s <= len(pool.labels)]

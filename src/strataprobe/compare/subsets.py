@@ -21,6 +21,7 @@ N_DRAWS = 10
 # limit and the whole.
 MAX_COLUMNS = 600
 MAX_POOL = 4_000
+_MANY_CLASSES = 10
 # What own texts choose C from.
 OWN_CS = (0.0003, 0.003, 0.03, 0.3)
 OWN_FOLDS = 5
@@ -67,12 +68,18 @@ def fitted_classes(n_classes: int) -> list[int]:
     return [1] if n_classes == 2 else list(range(n_classes))
 
 
+def most_rows(n_classes: int) -> int:
+    """The most rows of a pool: half of them where many classes make each cost more."""
+    return MAX_POOL if n_classes <= _MANY_CLASSES else MAX_POOL // 2
+
+
 def draw_subsets(pool: Labelled, sizes: Sequence[int], n_classes: int, seed: int) -> Draws:
-    """Random orders of the groups of ``pool``, cut down to ``MAX_POOL`` rows."""
+    """Random orders of the groups of ``pool``, cut down to ``most_rows``."""
     n_columns = len(fitted_classes(n_classes)) * max(len(sizes), 1)
     n_draws = min(N_DRAWS, max(2, MAX_COLUMNS // n_columns))
-    if len(pool.labels) > MAX_POOL:
-        pool = pool.part(shuffled(pool.groups, seed, 0)[:MAX_POOL])
+    limit = most_rows(n_classes)
+    if len(pool.labels) > limit:
+        pool = pool.part(shuffled(pool.groups, seed, 0)[:limit])
     return Draws(pool, sizes, np.stack([shuffled(pool.groups, seed, 1 + i) for i in range(n_draws)]))
 
 

@@ -26,7 +26,7 @@ from strataprobe.probes.crossval import check_folds, class_columns, make_folds
 from strataprobe.probes.files import TrainedProbes
 from strataprobe.probes.layerfit import LayerResult, calibrated
 from strataprobe.probes.probe import ProbeSet
-from strataprobe.probes.rows import Rows, check_same_rows, refuse_not_finite, rows_at
+from strataprobe.probes.rows import Rows, check_same_rows, refuse_not_finite, refuse_unknown_labels, rows_at
 from strataprobe.probes.tasks import aggregate_metrics
 from strataprobe.store import ActivationFolder, LayerRows
 
@@ -155,7 +155,9 @@ def _labelled(folder: ActivationFolder, layer: int, readout: str, split: str) ->
         return LayerRows(np.zeros((0, folder.d_model), np.float32), np.zeros(0, np.int64), [], [], None)
     rows = folder.read(layer, split, readout)
     rows = rows_at(rows, np.flatnonzero(rows.labels >= 0))
-    refuse_not_finite(rows, f"{folder.file(layer)}, split {split!r}", layer, readout)
+    where = f"{folder.file(layer)}, split {split!r}"
+    refuse_not_finite(rows, where, layer, readout)
+    refuse_unknown_labels(rows, where, len(folder.class_names))
     return rows
 
 

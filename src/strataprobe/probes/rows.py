@@ -60,8 +60,7 @@ def read_splits(folder: ActivationFolder, layer: int, readout: str, class_names:
         rows = folder.read(layer, split, readout)
         where = f"{folder.file(layer)}, split {split!r}"
         refuse_not_finite(rows, where, layer, readout)
-        if rows.labels.max(initial=-1) >= len(class_names):
-            raise DataError(f"{where} has label {rows.labels.max()}, but there are {len(class_names)} class names.")
+        refuse_unknown_labels(rows, where, len(class_names))
         present = set(rows.labels.tolist())
         missing = [name for c, name in enumerate(class_names) if c not in present]
         if missing:
@@ -85,6 +84,12 @@ def refuse_not_finite(rows: LayerRows, where: object, layer: int, readout: str) 
     """Raise DataError when the activations of ``where`` hold values that are not finite."""
     if not np.isfinite(rows.activations).all():
         raise DataError(f"{where}, readout {readout!r} holds values that are not finite: capture layer {layer} again.")
+
+
+def refuse_unknown_labels(rows: LayerRows, where: object, n_classes: int) -> None:
+    """Raise DataError when ``where`` has a label that is no index of a class."""
+    if rows.labels.max(initial=-1) >= n_classes:
+        raise DataError(f"{where} has label {rows.labels.max()}, but there are {n_classes} class names.")
 
 
 def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int, n_folds: int = N_FOLDS) -> Rows:
