@@ -1,4 +1,4 @@
-"""Probes fitted on nested random subsets of some rows, the classes of a subset at once.
+"""Probes fitted on nested random subsets of some rows, all as columns of one solve.
 
 All share the scale of the whole pool, into which no label enters.
 """
@@ -11,9 +11,7 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-import torch
 
-from strataprobe.probes.basis import standardisation
 from strataprobe.probes.solver import LogisticProblem
 
 N_DRAWS = 10
@@ -53,11 +51,6 @@ class Draws:
         """The rows of the pool, decomposed once for all columns."""
         return LogisticProblem(self.pool.X)
 
-    @cached_property
-    def scale(self) -> torch.Tensor:
-        """Standard deviations (D,) of the pool."""
-        return standardisation(torch.from_numpy(np.ascontiguousarray(self.pool.X)))[1]
-
     @property
     def n(self) -> int:
         return len(self.orders)
@@ -95,15 +88,21 @@ def fit_subsets(draws: Draws, X: np.ndarray, Cs: Sequence[Sequence[float]], n_cl
 
     0 where a subset has one class only.
     """
-    classes, labels = fitted_classes(n_classes), draws.pool.labels
+    classes = fitted_classes(n_classes)
     found = np.zeros((len(X), len(classes), len(draws.sizes), draws.n))
-    for (s, size), (d, order) in product(enumerate(draws.sizes), enumerate(draws.orders)):
-        rows = order[:size]
-        known = [k for k, c in enumerate(classes) if 0 < (labels[rows] == c).sum() < size]
-        if known:
-            columns = np.stack([labels[rows] == classes[k] for k in known], axis=1).astype(np.float64)
-            problem = LogisticProblem(draws.pool.X[rows], scale=draws.scale)
-            found[:, known, s, d] = problem.solve_each(columns, [Cs[s][classes[k]] for k in known]).logits(X)[:, 0, :]
+    columns, places, each = [], [], []
+    for s, size in enumerate(draws.sizes):
+        for d, order in enumerate(draws.orders):
+            for k, c in enumerate(classes):
+                column = _column(draws.pool.labels == c, order[:size])
+                if column is not None:
+                    columns.append(column)
+                    places.append((k, s, d))
+                    each.append(Cs[s][c])
+    if columns:
+        path = draws.problem.solve_each(np.stack(columns, axis=1), each)
+        at = np.array(places)
+        found[:, at[:, 0], at[:, 1], at[:, 2]] = path.logits(X)[:, 0, :]
     return np.concatenate([-found, found], axis=1) if n_classes == 2 else found
 
 
