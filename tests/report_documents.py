@@ -33,7 +33,7 @@ def full_document(
     best = max(primary, key=lambda e: e["cv_auc"])
     tied = [e["layer"] for e in primary if e["cv_auc"] > best["cv_auc"] - 0.012]
     return {
-        "format_version": 3, "recipe": "sentiment", "classes": list(classes), "model": "google/gemma-3-4b-it",
+        "format_version": 4, "recipe": "sentiment", "classes": list(classes), "model": "google/gemma-3-4b-it",
         "model_revision": "093f9f388b31de276ce2de164bdc2081324b9767", "prefix": "", "template": "none",
         "suffix": "\n\nThe sentiment of this section is", "readouts": list(readouts), "primary_readout": readouts[0],
         "best_layer": best["layer"], "best_block_index": best["layer"] - 1, "tied_layers": tied, "config": {"seed": 0},

@@ -156,6 +156,9 @@ class ActivationFolder:
         self._files = files
         self.layers = sorted(files)
         top = self.layers[-1]
+        recorded = manifest.details.get("n_layers", 0) if manifest else 0
+        # Blocks of the model; the highest layer there is where nobody wrote down how many there are.
+        self.n_layers: int = max(top, recorded)
         with self._opened(files[top]) as file:
             attrs = {k: _plain(v) for k, v in file.attrs.items()}
             group = next((file[s] for s in SPLITS if s in file), None)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ from builders import save_model
 from strataprobe.manifest import Manifest, read_manifest, verify_folder
 from strataprobe.predict.recalibrate import recalibrate, summary_rows
 from strataprobe.predict.sources import open_probes
+from strataprobe.probes.calibration import IDENTITY
 from strataprobe.probes.files import load_probes
+from strataprobe.probes.probe import ProbeSet
+from strataprobe.probes.rewrite import rewrite
 
 Cli = Callable[..., tuple[int, str, str]]
 COMMAND = "calibrate"
+AS_FALLBACK = {"calibration_fallback": "slope 1: the logits do not rank the class higher"}
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +90,26 @@ def test_calibrating_twice_gives_the_same_bytes(truth: Path, probes: Path, revie
     assert entry["before"]["slope"] == entry["after"]["slope"]
 
 
+def test_probes_whose_training_gave_no_calibration_are_calibrated_by_the_new_text_alone(
+    truth: Path, probes: Path, reviews: Path
+) -> None:
+    fitted = recalibrate(probes, truth / "model", reviews, layer=4)["layers"][0]["classes"]["positive"]["after"]
+    trained = load_probes(probes)
+    key = (trained.primary, 4)
+    unfitted = [
+        replace(p, weight=p.weight / 1024, bias=p.bias / 1024, calibration=IDENTITY, extra=AS_FALLBACK)
+        for p in trained.sets[key].values()
+    ]
+    rewrite(probes, trained, {key: ProbeSet(unfitted)}, {})
+    document = recalibrate(probes, truth / "model", reviews, layer=4)
+    found = document["layers"][0]["classes"]["positive"]
+    assert found["after"]["slope"] == pytest.approx(1024 * fitted["slope"], rel=0.3)
+    assert found["after"]["ece"] < found["before"]["ece"] / 2
+    assert load_probes(probes).sets[key]["positive"].extra["calibration_fallback"] == found["caveat"] == ""
+    again = recalibrate(probes, truth / "model", reviews, layer=4)
+    assert again["layers"][0]["classes"]["positive"]["after"] == found["after"]
+
+
 def test_a_false_positive_rate_gives_each_class_its_threshold_in_a_copy_of_one_layer(
     cli: Cli, truth: Path, probes: Path, reviews: Path, tmp_path: Path
 ) -> None:
@@ -93,6 +118,9 @@ def test_a_false_positive_rate_gives_each_class_its_threshold_in_a_copy_of_one_l
     status, out, err = cli(*command, "--calibration", "temperature", "--out", tmp_path / "copy")
     assert status == 0, err
     assert "negative" in out
+    table = [line for line in out.splitlines() if " > " in line and line.split()[0].isdigit()]
+    assert table
+    assert all(line.count(" > ") == 4 and len(line) <= 80 for line in table)  # no line is wrapped
     assert "137 texts with a label, 3 without were skipped" in out
     assert contents(probes) == before
     assert verify_folder(tmp_path / "copy") == []
@@ -167,6 +195,22 @@ def test_another_model_layer_or_rule_is_refused(
         status, _, err = cli(*base, *options)
         assert status == 2, err
         assert part in err.splitlines()[-1]
+
+
+def test_a_file_of_the_folder_that_is_missing_or_damaged_is_named(
+    cli: Cli, truth: Path, probes: Path, reviews: Path
+) -> None:
+    command = (COMMAND, "--probes", probes, "--model", truth / "model", "--data", reviews, "--layer", 4)
+    metrics, oof = probes / "layer_4" / "aggregate_metrics.json", probes / "oof_logits.safetensors"
+    for damaged in ("{", "[]"):
+        metrics.write_text(damaged)
+        status, _, err = cli(*command)
+        assert (status, err.count("Traceback")) == (2, 0)
+        assert f"strataprobe: {metrics} " in err.splitlines()[-1]
+    oof.unlink()
+    status, _, err = cli(*command)
+    assert status == 2
+    assert err.splitlines()[-1] == f"strataprobe: {oof} is missing: run 'strataprobe train' again."
 
 
 class Killed(BaseException):

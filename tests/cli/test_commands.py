@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import strataprobe as sp
 from demo import STRATAPROBE
 from strataprobe.cli.app import app
 from strataprobe.cli.options import unescape
+from strataprobe.progress import set_quiet
 
 Cli = Callable[..., tuple[int, str, str]]
 VERBS = sorted(command.callback.__name__ for command in app.registered_commands if command.callback)
@@ -237,5 +239,32 @@ def test_evaluate_agrees_with_the_probabilities_that_predict_gives(
     assert result["n"] == len(rows)
 
 
+def test_evaluate_says_how_many_texts_the_probes_were_trained_on(
+    cli: Cli, truth: Path, base: tuple[object, ...], copy_of_run: Path, tmp_path: Path
+) -> None:
+    set_quiet(False)
+    rows = [json.loads(line) for line in (truth / "run" / "activations" / "texts.jsonl").read_text().splitlines()]
+    chosen = [row for row in rows if row["split"] == "train"][:8] + [row for row in rows if row["split"] == "test"][:6]
+    kept = [{key: row[key] for key in ("id", "text", "label")} for row in chosen]
+
+    def said(probes: Path, rows: list[dict]) -> str:
+        path = tmp_path / "texts.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        status, _, err = cli("evaluate", *base[2:], "--probes", probes, "--data", path, "--layer", 1)
+        assert status == 0, err
+        return err
+
+    sentence = "8 of 14 texts trained or tuned these probes; on them the figures flatter."
+    assert sentence in said(copy_of_run / "probes", kept)
+    assert sentence in said(copy_of_run / "probes", [row | {"id": f"own-{i}"} for i, row in enumerate(kept)])
+    assert "flatter" not in said(copy_of_run / "probes", [row | {"text": f"so {row['text']}"} for row in kept])
+    assert "flatter" not in said(copy_of_run / "probes", kept[8:])
+    shutil.rmtree(copy_of_run / "activations")
+    by_id = said(copy_of_run / "probes", kept)
+    assert ("8 of 14" in by_id) == (not kept[0]["id"].isdecimal())
+
+
 def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version")[1] == f"strataprobe {sp.__version__}\n"
+    done = subprocess.run([sys.executable, "-m", "strataprobe", "--version"], capture_output=True, text=True)
+    assert done.stdout == f"strataprobe {sp.__version__}\n"

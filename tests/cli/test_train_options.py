@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import pytest
 
+from strataprobe.cli.compare import _measure
+from strataprobe.cli.train import _say_how_long
 from strataprobe.progress import set_quiet
+from strataprobe.store import ActivationFolder
 from train_folders import write_folder
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -39,6 +43,33 @@ def test_the_table_tells_auc_c_and_convergence_of_each_layer(cli: Cli, acts: Pat
     assert rows["2"][-2:] == ["0.001", "yes"]
     assert 0.5 < float(rows["2"][2]) <= 1
     assert "converged" in out
+
+
+def test_without_cross_validation_tables_are_headed_val(cli: Cli, tmp_path: Path) -> None:
+    acts = write_folder(tmp_path / "run" / "activations", n=160, d=12, readouts=("last",))
+    probes = tmp_path / "run" / "probes"
+    status, out, err = cli(
+        "train", "--activations", acts, "--out", probes, "--folds", 0, "--cs", "0.01", "--probe", "linear"
+    )
+    assert status == 0, err
+    assert config_of(probes)["probe"] == "logistic"
+    assert "val AUC" in out
+    assert "cv AUC" not in out
+    status, out, err = cli("compare", "--probes", probes, "--out", tmp_path / "run")
+    assert status == 0, err
+    assert out.count("val AUC") == 2
+    assert "cv AUC" not in out
+    assert _measure([{"measured_in": "validation"}, {"measured_in": "cross-validation"}]) == "cv/val AUC"
+
+
+@pytest.mark.parametrize(("one_s", "said"), [(0.001, "about 1 s"), (3.0, "about 36 s"), (30.0, "about 6.0 minutes")])
+def test_the_time_of_networks_is_told_in_a_fitting_unit(
+    acts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, one_s: float, said: str
+) -> None:
+    monkeypatch.setattr("strataprobe.probes.parallel.workers_for", lambda _: 1)
+    fitter = SimpleNamespace(expected_s=lambda *_: one_s)
+    _say_how_long(ActivationFolder.open(acts), fitter, None, None, 5)
+    assert said in capsys.readouterr().err
 
 
 def test_flags_reach_the_training(cli: Cli, acts: Path, tmp_path: Path) -> None:
@@ -154,10 +185,14 @@ def test_run_refuses_a_bad_training_option_before_it_does_anything(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--probe", "forest"), "there are: logistic"),
+        (("--probe", "forest"), "ridge, joint."),
         (("--cs", "0.1;2"), "--cs '0.1;2' cannot be read"),
         (("--cs", "-1"), "must be positive"),
-        (("--probe", "ridge", "--cs", "0.1"), "'ridge' has no option 'Cs'"),
+        (("--cs", "1e300"), "from 1e-12 to 1e12"),
+        (("--cs", "1e-300,1"), "from 1e-12 to 1e12"),
+        (("--probe", "ridge", "--cs", "0.1"), "--cs is for --probe logistic or joint, not ridge"),
+        (("--probe", "mass-mean", "--class-weight", "balanced"), "--class-weight is for --probe logistic or multihead"),
+        (("--target", "values"), "--target is for --probe ridge, not logistic"),
         (("--class-weight", "heavy"), "use none or balanced"),
         (("--calibration", "magic"), "use platt or temperature"),
         (("--fpr", "2"), "between 0 and 1"),

@@ -22,7 +22,7 @@ def blocks(kind: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """Where ``outputs/demo`` is, with a ``mine.jsonl`` of the user's own."""
+    """Where ``outputs/demo`` is, with a ``mine.jsonl`` and a ``more.jsonl`` of the user's own."""
     found = demo_run().folder
     rows = [
         {"text": f"{sentence} It was {word} {i}.", "label": label}
@@ -30,7 +30,8 @@ def folder() -> Path:
         for sentence in SENTENCES
         for word, label in (("wonderful", "good"), ("terrible", "bad"))
     ]
-    (found / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, these in (("mine.jsonl", rows[:-20]), ("more.jsonl", rows[-20:])):
+        (found / name).write_text("".join(json.dumps(row) + "\n" for row in these))
     return found
 
 
@@ -59,6 +60,7 @@ def test_every_command_line_of_the_readme_runs(folder: Path, monkeypatch: pytest
     for line in commands:
         done = in_process(*shlex.split(line)[1:])
         assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert "figures flatter" not in done.stderr, line
 
 
 def test_the_make_commands_are_targets_of_the_makefile() -> None:

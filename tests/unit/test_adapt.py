@@ -12,11 +12,13 @@ import pytest
 from strataprobe.errors import DataError, OptionError, ProbeError, StageError, StrataprobeError
 from strataprobe.layerfile import write_layer_file
 from strataprobe.manifest import verify_folder
-from strataprobe.probes.adapt import adapt
+from strataprobe.probes import adapttask
+from strataprobe.probes.adapt import _check_fit, adapt
 from strataprobe.probes.adaptfit import OldProbes, adapt_columns
 from strataprobe.probes.adapttask import AdaptTask
 from strataprobe.probes.calibration import DEFAULT_RULE, Calibration, CalibrationRule
 from strataprobe.probes.files import load_oof, load_probes
+from strataprobe.probes.probe import REGRESSION, ProbeSet
 from strataprobe.probes.run import train
 from strataprobe.store import ActivationFolder, layer_file_name
 
@@ -95,6 +97,22 @@ def test_with_next_to_no_reach_the_old_probe_comes_back(n: int) -> None:
     assert np.ptp(found.logits(X) - (X @ weight.T.astype(float))) < 1e-4  # only the intercept is free
     free = OldProbes(weight * 0, np.zeros(1), known.calibrations, known.scale)
     assert np.abs(adapt_columns(X, y[:, None].astype(float), free, [np.arange(n) // 2 % 5]).weight).max() > 0.05
+
+
+def test_a_calibration_that_was_no_fit_is_no_prior(old: Path) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, D)).astype("f4"), np.arange(60) % 2
+    weight = np.full((1, D), 1e-3, dtype="f4")
+    X += ((2 * y - 1)[:, None] * 0.2).astype("f4")
+    slopes = []
+    for calibration in (None, Calibration(1.0, 0.0)):
+        known = OldProbes(weight, np.zeros(1), [calibration], np.ones(D, dtype="f4"))
+        slopes.append(adapt_columns(X, y[:, None].astype(float), known, [np.arange(60) // 2 % 5]).settings[0])
+    assert slopes[0]["old_slope"] > 100 > 3 > slopes[1]["old_slope"]
+    probes = load_probes(old).sets["mean", 1]
+    assert adapttask._old_columns(probes, probes.weight[0]).calibrations == [probes["positive"].calibration]
+    unfitted = ProbeSet([replace(p, extra={"calibration_fallback": "slope 1"}) for p in probes.values()])
+    assert adapttask._old_columns(unfitted, probes.weight[0]).calibrations == [None]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -193,6 +211,14 @@ def test_what_cannot_be_adapted_is_said_in_a_sentence(
         adapt(old, new, tmp_path / "probes", **options)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "probes").exists()
+
+
+def test_probes_of_values_are_not_adapted_and_the_sentence_says_what_they_are(old: Path) -> None:
+    trained = load_probes(old)
+    values = [replace(p, kind=REGRESSION) for p in trained.sets["mean", 1].values()]
+    new = ActivationFolder.open(old.parent / "activations")
+    with pytest.raises(ProbeError, match="give values, and only those of classes are adapted"):
+        _check_fit(replace(trained, sets={("mean", 1): ProbeSet(values)}), new, old)
 
 
 def test_new_rows_with_bad_values_or_labels_are_refused_in_every_split(old: Path, tmp_path: Path) -> None:

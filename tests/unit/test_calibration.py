@@ -203,3 +203,13 @@ def test_a_rule_that_cannot_be_followed_is_refused(options: dict, sentence: str)
 def test_a_false_positive_rate_next_to_one_gives_a_threshold() -> None:
     labels, p = np.array([0] * 20 + [1] * 20), np.linspace(0, 1, 40)
     assert threshold_at_fpr(labels, p, 1 - 1e-14).value <= p[1]
+
+
+def test_a_hundred_rows_win_against_a_prior_whose_slope_is_far_too_low() -> None:
+    labels, logits = drawn(300, 1.0, 0.3)
+    far = Calibration(1.0, 0.0)
+    for fit in (fit_platt, fit_temperature):
+        plain, pulled = fit(labels, logits / 300).calibration, fit(labels, logits / 300, far).calibration
+        assert pulled.slope == pytest.approx(plain.slope, rel=0.1)
+        assert pulled.intercept == pytest.approx(plain.intercept, abs=0.1)
+    assert fit_platt(labels[:30], logits[:30] / 300, far).calibration.slope < 3

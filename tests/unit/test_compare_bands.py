@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from stage_runs import stage
 from strataprobe.compare.bands import BANDS, band_entries, band_of
+from strataprobe.store import ActivationFolder
 
 
 def test_thirds_of_the_blocks_are_early_middle_and_late_and_the_last_block_is_final() -> None:
@@ -36,3 +39,13 @@ def test_a_band_without_an_auc_has_no_best_layer() -> None:
         "best_cv_auc": None,
         "mean_cv_auc": None,
     }
+
+
+def test_a_folder_of_some_layers_tells_how_many_blocks_the_model_has(
+    texts: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    stage(texts, llama_folder, tmp_path / "activations", layers="2-4")
+    folder = ActivationFolder.open(tmp_path / "activations")
+    assert (folder.layers[-1], folder.n_layers) == (4, 6)
+    (tmp_path / "activations" / "manifest.json").unlink()
+    assert ActivationFolder.open(tmp_path / "activations").n_layers == 4

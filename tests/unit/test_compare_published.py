@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from strataprobe.cli.app import app
 from strataprobe.compare.published import read_published
 from strataprobe.compare.run import compare
+from strataprobe.compare.sets_findings import sets_findings
 from strataprobe.errors import DataError
 
 TABLE = (
@@ -149,3 +150,18 @@ def test_the_command_prints_where_published_curves_peak(tmp_path: Path) -> None:
     assert "cognitive actions" in result.output
     assert "S007 theirs: the R² of sentiment is below 0" in result.output
     assert json.loads((tmp_path / "out" / "comparison.json").read_text("utf-8"))["config"]["blocks"] == [6]
+
+
+@pytest.mark.parametrize(
+    ("tied", "caveat"), [([2], "is better than every other"), ([1, 2, 3], "cannot be told from layers 1, 3")]
+)
+def test_our_peak_beside_the_published_one_is_no_surer_than_alone(tmp_path: Path, tied: list[int], caveat: str) -> None:
+    ours = {
+        "name": "ours", "recipe": "cognitive_actions", "best_layer": 2, "best_depth": 0.5, "n_layers": 4,
+        "tied_layers": tied, "layers": [1, 2, 3, 4], "measured_in": "cross-validation",
+        "cv_auc": 0.9, "cv_auc_low": 0.8, "cv_auc_high": 0.95,
+    }  # fmt: skip
+    side = {"curves": [ours], "classes": {}, "overlap": [], "published": [read_published(table(tmp_path))]}
+    said = {f["code"]: f["message"] for f in sets_findings(side)}
+    assert caveat in said["S001"]
+    assert f"cognitive actions: ours peaks at layer 2 of 4 (depth 0.50), a layer that {caveat}; the" in said["S008"]

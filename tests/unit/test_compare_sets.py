@@ -15,6 +15,7 @@ from strataprobe.compare.run import compare, open_sources
 from strataprobe.compare.sets import unique_names
 from strataprobe.compare.sets_overlap import N_DRAWS, cosine_bound, mean_size, overlap_of, ridge_weights, why_no_overlap
 from strataprobe.errors import OptionError
+from strataprobe.manifest import Manifest, record_files, write_manifest
 from strataprobe.probes.families import get_family
 from strataprobe.probes.joint import train_joint
 from strataprobe.probes.solver import fit_logistic_path
@@ -277,3 +278,18 @@ def test_probes_that_were_trained_jointly_are_not_said_to_overlap(folders: dict[
     mood, tone = (open_sources(tmp_path / n, run) for n, run in zip(("mood", "tone"), runs, strict=True))
     assert "trained jointly" in str(why_no_overlap(mood, tone))
     assert why_no_overlap(mood, open_sources(folders["tone"])) is None
+
+
+def test_the_last_layer_captured_is_not_called_the_last_of_a_deeper_model(
+    folders: dict[str, Path], document: dict[str, Any], out: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(out / "mood", tmp_path / "out" / "mood")
+    two = np.stack([-SHARED, SHARED])
+    calm = write_set(tmp_path / "run", "calm", two, [[2.0, 2.0]] * 4, n_groups=40)
+    activations = tmp_path / "run" / "activations"
+    recorded = Manifest(stage="capture", config={}, files=record_files(activations), details={"n_layers": 6})
+    write_manifest(activations, recorded)
+    both = compare([folders["mood"], calm], tmp_path / "out")
+    assert [b["band"] for b in document["sets"]["mood"]["bands"]] == ["early", "middle", "late", "final"]
+    assert [b["band"] for b in both["sets"]["calm"]["bands"]] == ["early", "middle"]
+    assert [c["n_layers"] for c in both["side_by_side"]["curves"]] == [6, 6]

@@ -25,6 +25,7 @@ ROWS = (
     ("backup", "pipeline", "estimate"),
     ("serve",),
     ("cli",),
+    ("__main__",),
 )
 PLACE = {name: (row, column) for row, names in enumerate(ROWS) for column, name in enumerate(names)}
 APART = {("capture", "probes"), ("probes", "capture")}

@@ -10,7 +10,7 @@ import pytest
 
 from strataprobe.errors import DataError, OptionError, ProbeError
 from strataprobe.metrics import auc, folded_auc
-from strataprobe.probes.crossval import class_columns, cross_validate, make_folds
+from strataprobe.probes.crossval import class_columns, cross_validate, make_folds, say_fewer_folds
 from strataprobe.probes.families import get_family
 from strataprobe.probes.families.logistic import C_GRID, Logistic, choose_option
 from strataprobe.probes.fit import fit
@@ -133,6 +133,23 @@ def test_a_rare_class_gets_fewer_folds_and_is_in_each() -> None:
     labels = np.array([1] * 3 + [0] * 60)
     folds = make_folds(labels, np.arange(63), ["a", "b"])
     assert sorted(folds[labels == 1]) == [0, 1, 2]
+
+
+def test_many_folds_are_made_only_while_each_has_five_groups_of_the_rarest_class(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = np.array([1] * 40 + [0] * 60)
+    folds = make_folds(labels, np.arange(100), ["a", "b"], n_folds=1000)
+    say_fewer_folds(folds, 1000)
+    assert np.bincount(folds[labels == 1]).tolist() == [5] * 8
+    assert "8 folds instead of 1000" in capsys.readouterr().err
+    few = make_folds(labels, np.arange(100), ["a", "b"], n_folds=7)
+    say_fewer_folds(few, 7)
+    assert few.max() == 6
+    rare = make_folds(labels[34:], np.arange(66), ["a", "b"], n_folds=6)
+    assert rare.max() == 4  # five folds as ever, with a group or two each
+    say_fewer_folds(rare, 5)
+    assert capsys.readouterr().err == ""
 
 
 def test_labels_without_relation_to_the_rows_give_an_auc_of_a_half_out_of_fold() -> None:

@@ -80,6 +80,20 @@ def test_a_baseline_as_good_as_the_best_layer_is_a_warning(document: dict[str, A
     assert level(document, "C004") == "warning"
 
 
+def test_a_baseline_at_chance_gives_no_class_away_though_few_texts_cannot_tell_it_from_the_best_layer(
+    document: dict[str, Any],
+) -> None:
+    document["baselines"]["length"] = baseline(0.506, low=-0.05)
+    document["baselines"]["layer_0"] = baseline(0.458, low=-0.05)
+    document["baselines"]["tfidf"] = baseline(0.94, low=-0.05)
+    words, few = (f["message"] for f in collect_findings(document, facts()) if f["code"] == "C004")
+    assert "the words alone give the class away" in words
+    assert few == (
+        "The test texts are too few to tell the best layer, AUC .950 (.900 to .980), from baselines that may be at "
+        "chance: length (AUC .506), layer_0 (AUC .458); take more texts."
+    )
+
+
 def test_a_control_above_chance_is_a_warning(document: dict[str, Any]) -> None:
     assert level(document, "C005") == "ok"
     document["layers"][2]["control_auc"] = 0.7

@@ -220,6 +220,7 @@ class CaptureJob:
     def _details(self, shards: dict[str, ShardFolder]) -> dict[str, Any]:
         """What the manifest tells: ``captured`` of all there is, and ``made_with`` of each command that added to it.
 
+        ``n_layers`` counts the blocks of the model, captured or not.
         ``batch_tokens``, ``n_batches``, ``padding_share`` and the manifest's ``elapsed_s`` are of the last command alone.
         """
         held = self.existing.details if self.existing else {}
@@ -232,6 +233,7 @@ class CaptureJob:
         exactness = dict.fromkeys(said for said in (held.get("exactness"), self.attempt.exactness) if said)
         return {
             "captured": captured,
+            "n_layers": self.model.n_layers,
             "made_with": [*held.get("made_with", ()), {"layers": layers, **self.attempt.made_with}],
             "batch_tokens": next(iter(shards.values())).plan.batch_tokens,
             "n_batches": sum(len(folder.plan) for folder in shards.values()),

@@ -42,12 +42,15 @@ def calibrate(
     if json:
         print_json(document)
         return
-    columns = ["layer", "readout", "class", "ECE", "threshold", "FPR", "recall"]
-    rows = [
-        [str(r["layer"]), r["readout"], r["class"], *(_change(r, key) for key in ("ece", "threshold", "fpr", "recall"))]
-        for r in summary_rows(document)
-    ]
-    print_table(f"{data.name}, before > after", columns, rows)
+    rows = summary_rows(document)
+    for readout in dict.fromkeys(r["readout"] for r in rows):
+        table = [
+            [str(r["layer"]), r["class"], *(_change(r, key) for key in ("ece", "threshold", "fpr", "recall"))]
+            for r in rows
+            if r["readout"] == readout
+        ]
+        columns = ["layer", "class", "ECE", "threshold", "FPR", "recall"]
+        print_table(f"{data.name}, readout {readout}: before > after", columns, table)
     for caveat in _caveats(document):
         print_wrapped(caveat)
     print(f"{document['n']:,} texts with a label, {document['n_skipped']:,} without were skipped")

@@ -81,7 +81,7 @@ def print_sets(document: dict[str, Any]) -> None:
         for c in side["curves"]
     ]
     if rows:
-        print_table("", ["set", "best layer", "of", "cv AUC", "95 %", "test AUC"], rows)
+        print_table("", ["set", "best layer", "of", _measure(side["curves"]), "95 %", "test AUC"], rows)
     theirs = [
         [p["name"], c["concept"], c["title"], str(c["best_block_index"]), str(c["best_layer"]), number(c["best_value"])]
         for p in side["published"]
@@ -96,6 +96,8 @@ def print_sets(document: dict[str, Any]) -> None:
 
 def print_comparison(document: dict[str, Any]) -> None:
     """The table of layers, the baselines, and what was found."""
+    from strataprobe.compare.wording import curve_name
+
     rows = []
     for entry in document["layers"]:
         best = entry["layer"] == document["best_layer"] and entry["readout"] == document["primary_readout"]
@@ -111,12 +113,18 @@ def print_comparison(document: dict[str, Any]) -> None:
                 number(entry["control_auc"]),
             ]
         )
-    columns = ["layer", "block", "readout", "cv AUC", "95 %", "test AUC", "accuracy", "control"]
-    print_table("", columns, rows)
-    print_table("", ["baseline", "cv AUC", "95 %", "test AUC"], _baseline_rows(document))
+    measure = _measure([{"measured_in": curve_name(document)}])
+    print_table("", ["layer", "block", "readout", measure, "95 %", "test AUC", "accuracy", "control"], rows)
+    print_table("", ["baseline", measure, "95 %", "test AUC"], _baseline_rows(document))
     for finding in document["findings"]:
         if finding["code"] in _ALWAYS_SHOWN or finding["level"] in ("warning", "error"):
             print_wrapped(f"{finding['code']} {finding['message']}")
+
+
+def _measure(curves: list[dict[str, Any]]) -> str:
+    """The heading over AUCs of curves; some may be of cross-validation and some of the validation texts alone."""
+    kinds = {"val" if curve["measured_in"] == "validation" else "cv" for curve in curves}
+    return f"{'/'.join(sorted(kinds))} AUC"
 
 
 def _baseline_rows(document: dict[str, Any]) -> list[list[str]]:

@@ -20,6 +20,12 @@ _STAGES_OF_RUN = ("generate", "capture", "train", "compare", "run")
 # Options of the train stage whose names are another stage's in ``run``.
 _TRAIN_IN_RUN = {"batch_size": "train_batch_size", "device": "train_device"}
 _ANSWERS = "strataprobe.answers"
+# Options that not every family has: their default, and the families.
+_OF_SOME: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "cs": (None, ("logistic", "joint")),
+    "class_weight": ("none", ("logistic", "multihead")),
+    "target": (None, ("ridge",)),
+}
 
 
 def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -87,6 +93,13 @@ def _apply_quiet(quiet: bool) -> bool:
     return quiet
 
 
+def _our_name(probe: str) -> str:
+    """The family that brije's name for a probe means; ours as they are."""
+    from strataprobe.probes.origin_options import PROBE_TYPES
+
+    return PROBE_TYPES.get(probe, probe)
+
+
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -150,7 +163,11 @@ AllowMissing = Annotated[
 ]
 Probe = Annotated[
     str,
-    typer.Option("--probe", help="logistic, mass-mean, mass-mean-iid, ridge, multihead, or joint (several recipes)."),
+    typer.Option(
+        "--probe",
+        callback=_our_name,
+        help="logistic, mass-mean, mass-mean-iid, ridge, multihead, or joint (several recipes).",
+    ),
 ]
 Folds = Annotated[
     int, typer.Option("--folds", min=0, help="Folds of cross-validation; 0 measures on the validation rows alone.")
@@ -195,10 +212,11 @@ def backend_options(given: Mapping[str, Any]) -> Any:
 def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the probe family among a command's own; those it has no use for are answered in a line.
 
-    Raises OptionError for values of C that are no numbers, and for one fold.
+    Raises OptionError for an unknown probe, an option of another one, values of C that are no numbers, and for one fold.
     """
     from strataprobe.probes.origin_options import STEPWISE, family_options
 
+    _check_family(given)
     if given["folds"] == 1:
         raise OptionError("--folds 1 cannot be cross-validated: give 2 or more, or 0 for no cross-validation.")
     options, answer = family_options(
@@ -213,6 +231,18 @@ def train_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if given["probe"] in ("multihead", "joint") and given["device"] not in ("auto", "cpu"):
         note(f"{given['probe']}: fits are made on the CPU: no device needed; ignored.")
     return options
+
+
+def _check_family(given: Mapping[str, Any]) -> None:
+    from strataprobe.probes.families import known_families
+
+    known = [*known_families(), "joint"]
+    if given["probe"] not in known:
+        raise OptionError(f"no probe is called {given['probe']!r}; there are: {', '.join(known)}.")
+    for name, (default, families) in _OF_SOME.items():
+        if given[name] != default and given["probe"] not in families:
+            flag = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{flag} is for --probe {' or '.join(families)}, not {given['probe']}: leave it out.")
 
 
 def parse_numbers(value: str | None, name: str) -> list[float] | None:

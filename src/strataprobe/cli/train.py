@@ -163,8 +163,9 @@ def _say_how_long(
     n_rows, n_columns = folder.n_entries // folder.d_model, max(1, len(folder.class_names))
     one_s = fitter.expected_s(n_rows, folder.d_model, 1 if n_columns == 2 else n_columns)
     shorter = "" if folds == 0 else f"; --folds 0 leaves out the cross-validation and takes 1/{folds + 1} of it"
-    minutes = one_s * n_networks / workers_for(folder.n_entries) / 60
-    note(f"multihead: networks to train: {n_networks:,}, about {minutes:,.1f} minutes{shorter}.")
+    all_s = one_s * n_networks / workers_for(folder.n_entries)
+    time = f"{max(all_s, 1):.0f} s" if all_s < 60 else f"{all_s / 60:,.1f} minutes"
+    note(f"multihead: networks to train: {n_networks:,}, about {time}{shorter}.")
 
 
 def print_training(manifest: Manifest, name: str) -> None:
@@ -172,6 +173,8 @@ def print_training(manifest: Manifest, name: str) -> None:
     for readout, by_layer in manifest.details["layers"].items():
         of_values = "cv_r2" in next(iter(by_layer.values()))
         measured = _VALUE_COLUMNS if of_values else _CLASS_COLUMNS
+        if not manifest.details["n_folds"]:  # nothing was cross-validated, and cv is that of val
+            measured = {name: key for name, key in measured.items() if name.startswith("val")}
         rows = [
             [k, str(int(k) - 1), *(number(entry[key]) for key in measured.values()), _cs(entry), _converged(entry)]
             for k, entry in sorted(by_layer.items(), key=lambda item: int(item[0]))

@@ -2,6 +2,7 @@
 
 Layer k of L is early where k <= L / 3, middle where k <= 2 L / 3, late above that and final where k = L. The output of
 the last block is kept apart because it is shaped for the output head: what holds of late layers often fails there.
+Where the activations do not tell how many blocks the model has, the highest layer there is stands for the last block.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ BANDS = ("early", "middle", "late", "final")
 
 
 def band_of(layer: int, n_layers: int) -> str:
-    """The band of ``layer`` (1..L) in a model of ``n_layers`` blocks, as far as captured."""
+    """The band of ``layer`` (1..L) in a model of ``n_layers`` blocks."""
     if layer >= n_layers:
         return "final"
     if 3 * layer <= n_layers:

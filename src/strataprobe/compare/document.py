@@ -39,7 +39,7 @@ from strataprobe.progress import note
 from strataprobe.recipe import Recipe
 from strataprobe.store import ActivationFolder, LayerRows, layer_file_name
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Standard errors above .5 that the mean AUC of shuffled labels does not reach by chance, many layers looked at.
 _CONTROL_Z = 4.0
 
@@ -60,7 +60,7 @@ def build_document(sources: Sources, measured: list[Measured], rows: TestRows, s
     probes, folder = sources.probes, sources.folder
     keys = [(m.readout, m.layer) for m in measured]
     curve, test = cross_validated(sources.oof, measured), on_test(measured, rows)
-    entries = curve_entries(measured, curve, test, rows, folder.layers[-1])
+    entries = curve_entries(measured, curve, test, rows, folder.n_layers)
     to_null = null_factors(sources.oof, measured)
     choices = {}
     for readout in probes.readouts:

@@ -169,6 +169,12 @@ def _baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
     }
     best = best_entry(document)
     assert best is not None
+    told = [k for k in equal if (known[k]["test_auc_low"] or 0.0) > 0.5]
+    at_chance = [f"{k} (AUC {three(known[k]['test_auc'])})" for k in equal if k not in told]
+    few = (
+        f"The test texts are too few to tell the best layer, AUC {interval_words(best, 'test_auc')}, from baselines "
+        f"that may be at chance: {', '.join(at_chance)}; take more texts."
+    )
     return [
         as_finding(
             "C004",
@@ -176,8 +182,8 @@ def _baselines(document: dict[str, Any], facts: dict[str, Any]) -> list[Finding]
             f"The baseline {k} reaches AUC {three(known[k]['test_auc'])} on the test texts, "
             f"{_verdict(known[k], best)}: {advice[k]}.",
         )
-        for k in equal
-    ]
+        for k in told
+    ] + ([as_finding("C004", "warning", few)] if at_chance else [])
 
 
 def _verdict(baseline: dict[str, Any], best: dict[str, Any]) -> str:

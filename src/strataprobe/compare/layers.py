@@ -230,7 +230,7 @@ def _eval_aucs(probe_set: Any, folder: ActivationFolder, readout: str, layer: in
 def curve_entries(
     measured: Sequence[Measured], cross_validation: AucEstimate, test: AucEstimate, rows: TestRows, n_layers: int
 ) -> list[dict[str, Any]]:
-    """The ``layers`` list of ``comparison.json``, values that do not exist as None; ``n_layers`` is the last layer."""
+    """The ``layers`` list of ``comparison.json``, None for values that do not exist; ``n_layers``: blocks of the model."""
     cv_low, cv_high = auc_interval(cross_validation)
     test_low, test_high = auc_interval(test)
     entries = []

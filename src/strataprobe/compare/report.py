@@ -17,6 +17,7 @@ from strataprobe.compare.audit_page import audit_page
 from strataprobe.compare.audit_values import N_UNFOLDED
 from strataprobe.compare.interactive import plotly_figure
 from strataprobe.compare.pages import environment, worst_first
+from strataprobe.compare.reproduce import Reproduction
 from strataprobe.compare.sections import TITLES, optional_parts, strips, titles_of, wrong_part
 from strataprobe.compare.tables import baseline_rows, csv_link, layer_rows
 from strataprobe.compare.wording import (
@@ -51,7 +52,10 @@ _TILES = {
 
 
 def report_html(
-    document: dict[str, Any], wrong: Mapping[str, Any] | None = None, audit: dict[str, Any] | None = None
+    document: dict[str, Any],
+    wrong: Mapping[str, Any] | None = None,
+    audit: dict[str, Any] | None = None,
+    again: Reproduction | None = None,
 ) -> str:
     """The report of a comparison document; ``wrong`` from ``wrong_examples``, ``audit`` from the data folder."""
     from plotly.offline import get_plotlyjs
@@ -93,6 +97,7 @@ def report_html(
             best=best,
             cross_validated_words=document["baselines"].get("tfidf", {}).get("cv_auc") is not None,
             page=audit_page(audit, document) if audit else None,
+            again=again,
             facts=_facts(document),
             csv_link=csv_link(layer_rows(document)),
             figure_json=_embedded(plotly_figure(document)),

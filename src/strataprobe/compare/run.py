@@ -16,6 +16,7 @@ from strataprobe.compare.figures import layer_comparison_png
 from strataprobe.compare.layers import layer_keys, measure_layers, read_test_rows
 from strataprobe.compare.published import PUBLISHED_BLOCKS, read_published
 from strataprobe.compare.report import report_html
+from strataprobe.compare.reproduce import Reproduction, reproduction
 from strataprobe.compare.sets import FORMAT_VERSION as SETS_VERSION
 from strataprobe.compare.sets import Member, sets_document, unique_names
 from strataprobe.compare.sets_figure import sets_png
@@ -79,7 +80,13 @@ def compare(
         Member(name, sources, _compare_one(sources, Path(path), out / name, seed))
         for name, sources, path in zip(names, opened, probes, strict=True)
     ]
-    return _compare_sets(members, theirs, out, seed)
+    again = reproduction(
+        [(m.name, Path(path), m.sources.folder.path) for m, path in zip(members, probes, strict=True)],
+        [(p["name"], Path(path)) for p, path in zip(theirs, published, strict=True)],
+        published_blocks,
+        seed=seed,
+    )
+    return _compare_sets(members, theirs, out, seed, again)
 
 
 def _check_counts(
@@ -131,13 +138,14 @@ def _compare_one(sources: Sources, probes: Path, out: Path, seed: int) -> dict[s
     _make_folder(out)
     write_atomic(picture, layer_comparison_png(document))
     examples = wrong_examples(document, measured, rows, sources.folder.texts())
-    write_atomic(paths[2], report_html(document, examples, _audit_beside(sources.folder.path)))
+    again = reproduction([(sources.name, probes, sources.folder.path)], seed=seed)
+    write_atomic(paths[2], report_html(document, examples, _audit_beside(sources.folder.path), again))
     write_json(paths[0], document)
     return document
 
 
 def _compare_sets(
-    members: Sequence[Member], published: Sequence[dict[str, Any]], out: Path, seed: int
+    members: Sequence[Member], published: Sequence[dict[str, Any]], out: Path, seed: int, again: Reproduction
 ) -> dict[str, Any]:
     started_s = time.monotonic()
     inputs = {f"{m.name}: {kind}": digest for m in members for kind, digest in m.document["inputs"].items()}
@@ -155,7 +163,7 @@ def _compare_sets(
     document["elapsed_s"] = time.monotonic() - started_s
     _make_folder(out)
     write_atomic(picture, sets_png(document))
-    write_atomic(paths[2], sets_html(document))
+    write_atomic(paths[2], sets_html(document, again))
     write_json(paths[0], document)
     return document
 

@@ -71,11 +71,11 @@ def sets_document(
 
 
 def _numbers_of_layers(members: Sequence[Member]) -> dict[str, int]:
-    """For each model the highest layer captured of it, which stands for its number of layers."""
+    """The number of layers of each model, as far as any of its folders tells."""
     found: dict[str, int] = {}
     for m in members:
         model = m.document["model"]
-        found[model] = max(found.get(model, 0), m.sources.folder.layers[-1])
+        found[model] = max(found.get(model, 0), m.sources.folder.n_layers)
     return found
 
 

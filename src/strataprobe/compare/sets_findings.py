@@ -52,18 +52,20 @@ def _peak(curve: Mapping[str, Any]) -> Finding:
     name = curve["name"]
     if curve["best_layer"] is None:
         return as_finding("S001", "warning", f"{name}: no layer carries it beyond its control; see its own report.")
-    others = [k for k in curve["tied_layers"] if k != curve["best_layer"]]
-    tied = f"cannot be told from layers {spaced(others)}" if len(others) > 1 else "is better than every other"
-    if len(others) == 1:
-        tied = f"cannot be told from layer {others[0]}"
-    if len(curve["layers"]) == 1:
-        tied = "is the only one"
     return as_finding(
         "S001",
         "ok",
         f"{name} peaks at {depth_words(curve['best_layer'], curve['n_layers'])}, AUC "
-        f"{interval_words(dict(curve), 'cv_auc')} in {curve['measured_in']}; that layer {tied}.",
+        f"{interval_words(dict(curve), 'cv_auc')} in {curve['measured_in']}; that layer {_tied(curve)}.",
     )
+
+
+def _tied(curve: Mapping[str, Any]) -> str:
+    """What may be said of the best layer beside the others."""
+    others = [k for k in curve["tied_layers"] if k != curve["best_layer"]]
+    if others:
+        return f"cannot be told from layer{'s' if len(others) > 1 else ''} {spaced(others)}"
+    return "is the only one" if len(curve["layers"]) == 1 else "is better than every other"
 
 
 def _shared(a: Mapping[str, Any], b: Mapping[str, Any]) -> Finding:
@@ -227,8 +229,8 @@ def _beside_ours(curve: Mapping[str, Any], published: Mapping[str, Any]) -> list
             "S008",
             "ok",
             f"{concept}: ours peaks at {depth_words(curve['best_layer'], curve['n_layers'])} (depth "
-            f"{curve['best_depth']:.2f}), the published {other['title']} of {published['name']} at "
-            f"{depth_words(other['best_layer'], published['n_layers'])} (depth {depth:.2f}).",
+            f"{curve['best_depth']:.2f}), a layer that {_tied(curve)}; the published {other['title']} "
+            f"of {published['name']} at {depth_words(other['best_layer'], published['n_layers'])} (depth {depth:.2f}).",
         )
     ]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from strataprobe.compare.audit_values import N_UNFOLDED
 from strataprobe.compare.pages import environment, worst_first
+from strataprobe.compare.reproduce import Reproduction
 from strataprobe.compare.sets_svg import collapse_svg, colour, curves_svg, heat_svg, overlap_svg, scale_svg
 from strataprobe.compare.sets_view import (
     auc_curves,
@@ -22,7 +23,7 @@ from strataprobe.compare.tables import Rows, csv_link
 N_PAIR_LINES = 4
 
 
-def sets_html(document: Mapping[str, Any]) -> str:
+def sets_html(document: Mapping[str, Any], again: Reproduction | None = None) -> str:
     """The page of a document of several sets."""
     side = document["side_by_side"]
     groups, curves, pairs = heat_groups(side), auc_curves(side), overlaps(side)
@@ -35,6 +36,7 @@ def sets_html(document: Mapping[str, Any]) -> str:
         .get_template("sets.html.j2")
         .render(
             document=document,
+            again=again,
             side=side,
             title=sets_title(side),
             models=models_title(side),

@@ -11,6 +11,7 @@ from strataprobe.dataset import Dataset, read_dataset
 from strataprobe.errors import DataError, ProbeError
 from strataprobe.metrics import AucEstimate, auc_interval, clustered_auc, macro_auc
 from strataprobe.predict.inference import MultiProbeInference
+from strataprobe.predict.overlap import note_seen
 from strataprobe.probes.probe import REGRESSION
 from strataprobe.probes.values import value_summary
 
@@ -38,6 +39,7 @@ def evaluate(inference: MultiProbeInference, data: str | Path | Dataset) -> dict
     unknown = sorted({str(r.label) for r in rows} - set(names))
     if unknown:
         raise DataError(f"{dataset.name} has the class {unknown[0]!r}; the probes know {', '.join(names)}.")
+    note_seen(inference.source.path, rows)
     labels = np.array([names.index(str(r.label)) for r in rows])
     groups = np.array([r.group for r in rows])
     logits = inference.logits([r.content for r in rows], lambda i: f"text {rows[i].id!r}")
@@ -66,6 +68,7 @@ def _of_values(inference: MultiProbeInference, dataset: Dataset) -> dict[str, An
         raise ProbeError(f"these probes give {len(names)} values ({', '.join(names)}), and a row has one score.")
     if not rows:
         raise DataError(f"{dataset.name} has no row with a score: {names[0]!r} is a value, so evaluate needs 'score'.")
+    note_seen(inference.source.path, rows)
     values = inference.logits([r.content for r in rows], lambda i: f"text {rows[i].id!r}")[:, 0]
     found = value_summary([r.score for r in rows], values, [r.group for r in rows])
     return {"n": len(rows), "n_skipped": len(dataset.rows) - len(rows), "layer": inference.layer, **found}

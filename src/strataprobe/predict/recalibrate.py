@@ -16,10 +16,11 @@ from strataprobe.errors import DataError, ProbeError
 from strataprobe.manifest import read_manifest, sha256_file
 from strataprobe.metrics import expected_calibration_error
 from strataprobe.models import load_model
+from strataprobe.predict.overlap import note_seen
 from strataprobe.predict.scorer import Scorer
 from strataprobe.probes.calibration import DEFAULT_RULE, MIN_ROWS, Calibration, CalibrationRule, sigmoid
 from strataprobe.probes.crossval import make_folds
-from strataprobe.probes.files import PROBES_NAME, TrainedProbes, load_probes
+from strataprobe.probes.files import PROBES_NAME, TrainedProbes, load_oof, load_probes
 from strataprobe.probes.probe import REGRESSION, ProbeSet
 from strataprobe.probes.rewrite import restore, rewrite
 from strataprobe.progress import Progress
@@ -28,7 +29,7 @@ from strataprobe.store import span
 Float64 = NDArray[np.float64]
 Key = tuple[str, int]
 
-# Where a probe keeps the calibration it had from training, the prior of every later one.
+# Where a probe keeps the calibration it had from training, the prior of every later one; {} where that was no fit.
 _TRAINED = "trained_calibration"
 # Texts of one pass whose vectors are in memory together.
 _TEXTS_AT_ONCE = 2048
@@ -76,6 +77,7 @@ def recalibrate(
     sets = _chosen(trained, layer, source)
     dataset = data if isinstance(data, Dataset) else read_dataset(data, keep_fields=False)
     labelled = _labelled(dataset, trained.class_names)
+    note_seen(source, labelled.rows)
     loaded = load_model(model, tokenizer, dtype=dtype, device=device)
     logits = _logits(Scorer(loaded, list(sets.values())), labelled.rows)
     done = {
@@ -98,6 +100,7 @@ def _opened(source: Path) -> TrainedProbes:
     trained = load_probes(source)
     if next(iter(trained.sets.values())).first.kind == REGRESSION:
         raise ProbeError(f"the probes of {source} give values, not probabilities: there is nothing to calibrate.")
+    load_oof(source)  # the folder is written anew with all that was in it
     return trained
 
 
@@ -168,8 +171,9 @@ def _one_layer(
             classes[name] = {"before": before, "after": before, "caveat": "no text of this class: left as it was"}
             continue
         kept = {key: value for key, value in old.extra.items() if key != "threshold_caveat"}
-        trained = kept.setdefault(_TRAINED, old.calibration._asdict())
-        prior = Calibration(trained["slope"], trained["intercept"])
+        of_training = old.fitted_calibration
+        trained = kept.setdefault(_TRAINED, {} if of_training is None else of_training._asdict())
+        prior = Calibration(**trained) if trained else None
         calibration, threshold, notes = _fitted(Y, logits, c, rule, prior)
         # as a file would give it back, or the next time the same values were other bytes
         extra = json.loads(json.dumps(kept | notes, sort_keys=True))
@@ -183,12 +187,12 @@ def _one_layer(
 
 
 def _fitted(
-    Y: Float64, logits: Float64, c: int, rule: CalibrationRule, prior: Calibration
+    Y: Float64, logits: Float64, c: int, rule: CalibrationRule, prior: Calibration | None
 ) -> tuple[Calibration, float, dict[str, str]]:
     """Calibration and threshold of class c of Y and ``logits`` (n, C), with what the probe's ``extra`` says of them."""
     n_classes = Y.shape[1]
     k = 1 if n_classes == 2 else c  # of two classes one is fitted, and the other is its mirror
-    fit = rule.calibrate(Y[:, k], logits[:, k], prior if k == c else prior.mirrored())
+    fit = rule.calibrate(Y[:, k], logits[:, k], prior if k == c or prior is None else prior.mirrored())
     own = fit.calibration if k == c else fit.calibration.mirrored()
     p = sigmoid(logits[:, k] * fit.calibration.slope + fit.calibration.intercept)
     if n_classes == 2:
@@ -200,7 +204,12 @@ def _fitted(
 
 
 def _left_out(
-    Y: Float64, logits: Float64, c: int, rule: CalibrationRule, prior: Calibration, folds: NDArray[np.int64] | None
+    Y: Float64,
+    logits: Float64,
+    c: int,
+    rule: CalibrationRule,
+    prior: Calibration | None,
+    folds: NDArray[np.int64] | None,
 ) -> dict[str, float | None]:
     """What class c gives on rows that neither its calibration nor its threshold was chosen on."""
     if folds is None:

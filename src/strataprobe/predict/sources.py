@@ -123,7 +123,7 @@ def out_of_fold(sets: list[ProbeSet], folders: list[Path]) -> OutOfFold:
 
     Raises ProbeError when they do not come from one trained folder.
     """
-    roots = {_root_of(folder) for folder in folders}
+    roots = {root_of(folder) for folder in folders}
     root = next(iter(roots))
     if len(roots) != 1 or root is None:
         raise ProbeError(
@@ -135,7 +135,7 @@ def out_of_fold(sets: list[ProbeSet], folders: list[Path]) -> OutOfFold:
     return OutOfFold(logits, oof.labels, oof.groups)
 
 
-def _root_of(folder: Path) -> Path | None:
+def root_of(folder: Path) -> Path | None:
     """The trained folder that holds a layer's folder (or is it)."""
     places = (folder, *list(folder.resolve().parents)[:2])
     return next((p.resolve() for p in places if (p / PROBES_NAME).is_file()), None)

@@ -74,7 +74,9 @@ def adapt(
 def _check_fit(trained: TrainedProbes, new: ActivationFolder, path: Path) -> None:
     """Raise ProbeError unless the probes can be applied to these activations and learn from their labels."""
     first = next(iter(trained.sets.values()))
-    if first.first.kind == REGRESSION or first.network is not None:
+    if first.first.kind == REGRESSION:
+        raise ProbeError(f"the probes of {path} give values, and only those of classes are adapted: train new ones.")
+    if first.network is not None:
         raise ProbeError(f"the probes of {path} are not linear classifiers: adapt logistic or mass-mean ones.")
     if first.width != new.d_model:
         raise ProbeError(f"the probes of {path} are {first.width} wide and {new.path} is {new.d_model} wide.")

@@ -29,11 +29,14 @@ _NOT_RANKED = "do not rank"
 
 @dataclass(frozen=True, eq=False)
 class OldProbes:
-    """K old probes: ``weight`` (K, D), ``bias`` (K,), ``calibrations``, and the deviations ``scale`` (D,) of their rows."""
+    """K old probes: ``weight`` (K, D), ``bias`` (K,), and the deviations ``scale`` (D,) of their rows.
+
+    ``calibrations`` (K,) are None where there was no fit, and a fallback stands in its place.
+    """
 
     weight: NDArray[np.float32]
     bias: Float64
-    calibrations: list[Calibration]
+    calibrations: list[Calibration | None]
     scale: NDArray[np.float32]
 
 

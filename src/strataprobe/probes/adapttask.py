@@ -21,8 +21,8 @@ from strataprobe.metrics import (
 )
 from strataprobe.probes.adaptfit import OldProbes, adapt_columns
 from strataprobe.probes.basis import feature_scale
-from strataprobe.probes.calibration import Calibration, CalibrationRule, sigmoid
-from strataprobe.probes.crossval import check_folds, class_columns, make_folds
+from strataprobe.probes.calibration import CalibrationRule, sigmoid
+from strataprobe.probes.crossval import check_folds, class_columns, make_folds, say_fewer_folds
 from strataprobe.probes.files import TrainedProbes
 from strataprobe.probes.layerfit import LayerResult, calibrated
 from strataprobe.probes.probe import ProbeSet
@@ -64,6 +64,7 @@ class AdaptTask:
             )
         folds = make_folds(both.labels, both.groups, self.names, self.seed, self.n_folds)
         check_folds(folds, both.labels, self.names)
+        say_fewer_folds(folds, self.n_folds)
         return Rows(both.ids, both.labels, both.groups, folds)
 
     def fit(self, layer: int, readout: str, rows: Rows) -> LayerResult:
@@ -174,7 +175,7 @@ def _joined(parts: Sequence[LayerRows]) -> LayerRows:
 def _old_columns(probes: ProbeSet, scale: NDArray[np.float32]) -> OldProbes:
     """The columns that are fitted: of two classes the second alone."""
     fitted = slice(1, None) if len(probes) == 2 else slice(None)
-    calibrations = [Calibration(*line) for line in probes.calibrations[fitted].tolist()]
+    calibrations = [probe.fitted_calibration for probe in list(probes.values())[fitted]]
     return OldProbes(probes.weight[fitted], probes.bias[fitted], calibrations, scale)
 
 

@@ -7,6 +7,7 @@ with step halving (Lin, Lin and Weng 2007); or temperature scaling, which fits t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ MIN_ROWS = 5
 # Standard deviations of a prior: of the slope as a share of it, and of the intercept. On 10 to 300 reviews they gave a
 # lower log loss than no prior and than narrower ones, with equal classes and with one in five.
 _PRIOR_SLOPE, _PRIOR_INTERCEPT = 0.5, 1.5
+# From so many rows on a slope far above the prior's is believed: the prior is then as wide as that slope calls for.
+_MANY_ROWS = 100
 _MAX_STEPS = 100
 
 
@@ -114,7 +117,7 @@ def fit_platt(labels01: Any, logits: Any, prior: Calibration | None = None) -> P
     Fewer than five rows, or rows of one class only, give the identity (the prior). Logits that do not rank the class
     above the rest give slope 1 (the prior's) with a fitted intercept, since a negative slope would turn the probe round.
     With ``prior``, the calibration the same logits had on other text, a few rows move it a little and many move it
-    freely.
+    freely. A calibration that was no fit (``PlattFit.fallback``) says nothing of the logits' scale and is no prior.
     """
     y, x = np.asarray(labels01).astype(bool), np.asarray(logits, dtype=np.float64)
     lacking = _lacking(y)
@@ -125,7 +128,8 @@ def fit_platt(labels01: Any, logits: Any, prior: Calibration | None = None) -> P
     if spread > 1e-12 * max(1.0, abs(centre)):
         share = _smoothed(y).mean()
         start = np.array([0.0, np.log(share) - np.log1p(-share)])
-        pull = None if prior is None else _pull(prior, np.array([[1 / spread, 0.0], [-centre / spread, 1.0]]))
+        scaling = np.array([[1 / spread, 0.0], [-centre / spread, 1.0]])
+        pull = None if prior is None else _pull(prior, scaling, _stretch(prior, fit_platt, y, x))
         slope, intercept = _newton(np.stack([(x - centre) / spread, np.ones_like(x)]), targets, start, pull).tolist()
         if slope > 0:
             return PlattFit(Calibration(slope / spread, intercept - slope * centre / spread), "")
@@ -146,7 +150,7 @@ def fit_temperature(labels01: Any, logits: Any, prior: Calibration | None = None
     size = float(np.sqrt(np.square(x).mean()))
     if size > 0:
         targets = _smoothed(y) if prior is None else y.astype(np.float64)
-        pull = None if prior is None else _pull(prior, np.array([[1 / size]]))
+        pull = None if prior is None else _pull(prior, np.array([[1 / size]]), _stretch(prior, fit_temperature, y, x))
         slope = float(_newton(x[None] / size, targets, np.zeros(1), pull)[0])
         if slope > 0:
             return PlattFit(Calibration(slope / size, 0.0), "")
@@ -170,10 +174,18 @@ def _smoothed(y: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.where(y, (n_positive + 1) / (n_positive + 2), 1 / (len(y) - n_positive + 2))
 
 
-def _pull(prior: Calibration, scaling: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _stretch(prior: Calibration, fit: Callable[..., PlattFit], y: NDArray[np.bool_], x: NDArray[np.float64]) -> float:
+    """How many times wider than usual the prior is for these rows."""
+    free = fit(y, x) if len(y) >= _MANY_ROWS else PlattFit(prior, "")
+    return 1.0 if free.fallback else max(1.0, free.calibration.slope / prior.slope)
+
+
+def _pull(
+    prior: Calibration, scaling: NDArray[np.float64], stretch: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision (k, k) and centre (k,) for a point of which ``scaling`` @ point is the slope, or slope and intercept."""
     k = len(scaling)
-    spread = np.array([_PRIOR_SLOPE * prior.slope, _PRIOR_INTERCEPT])[:k]
+    spread = stretch * np.array([_PRIOR_SLOPE * prior.slope, _PRIOR_INTERCEPT])[:k]
     return scaling.T @ np.diag(spread**-2.0) @ scaling, np.linalg.solve(scaling, np.array(prior)[:k])
 
 

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from strataprobe.errors import DataError
 from strataprobe.probes.calibration import fit_platt
 from strataprobe.probes.families import Fitter
+from strataprobe.progress import note
 
 N_FOLDS = 5
+# Groups of the rarest class in a fold, where more than ``N_FOLDS`` are asked for: of fewer an AUC says little.
+_GROUPS_A_FOLD = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,8 @@ def make_folds(
 
     Groups are taken largest first, in a seeded order within a size, and each goes to the fold that holds least of its
     classes. There are fewer folds than ``n_folds`` where a class has fewer groups, so that every class is in every fold
-    as far as groups allow. Raises DataError when a class has fewer than two groups.
+    as far as groups allow; more than ``N_FOLDS`` only while every class has five groups for each. Raises DataError when a
+    class has fewer than two groups.
     """
     codes = np.asarray(labels, dtype=np.int64)
     _, of_row = np.unique(np.asarray(groups), return_inverse=True)
@@ -60,7 +64,8 @@ def make_folds(
             f"class {class_names[rarest]!r} has {int(per_class[rarest])} group(s) of related texts: "
             "cross-validation needs at least two, so add texts that stand on their own."
         )
-    n = min(n_folds, int(per_class[rarest]))
+    wanted = min(n_folds, max(N_FOLDS, int(per_class[rarest]) // _GROUPS_A_FOLD))
+    n = min(wanted, int(per_class[rarest]))
     share = counts / counts.sum(axis=0)
     held, sizes = np.zeros((n, len(class_names))), np.zeros(n)
     fold_of = np.zeros(len(counts), dtype=np.int64)
@@ -73,6 +78,13 @@ def make_folds(
         sizes[fold] += counts[group].sum()
         fold_of[group] = fold
     return fold_of[of_row]
+
+
+def say_fewer_folds(folds: NDArray[np.int64], n_folds: int) -> None:
+    """Note where ``make_folds`` made fewer than the ``n_folds``, above ``N_FOLDS``, that were asked for."""
+    n = int(folds.max()) + 1
+    if n < n_folds > N_FOLDS:
+        note(f"cross-validation: {n} folds instead of {n_folds}, each needs {_GROUPS_A_FOLD} groups of every class.")
 
 
 def check_folds(folds: NDArray[np.int64], labels: NDArray[np.int64], class_names: Sequence[str]) -> None:

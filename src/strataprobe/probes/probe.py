@@ -67,6 +67,11 @@ class Probe:
         return int(self.weight.shape[0])
 
     @property
+    def fitted_calibration(self) -> Calibration | None:
+        """The calibration; None where it is no fit but stands in for one."""
+        return None if self.extra.get("calibration_fallback") else self.calibration
+
+    @property
     def direction(self) -> Float32:
         """Unit vector (D,) float32 along the weight; zeros where the weight is zero.
 

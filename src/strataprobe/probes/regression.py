@@ -18,7 +18,7 @@ from strataprobe.dataset import SPLITS
 from strataprobe.errors import DataError, StageError
 from strataprobe.probes.basis import feature_scale
 from strataprobe.probes.calibration import IDENTITY
-from strataprobe.probes.crossval import make_folds
+from strataprobe.probes.crossval import make_folds, say_fewer_folds
 from strataprobe.probes.families.ridge import Ridge
 from strataprobe.probes.layerfit import LayerResult
 from strataprobe.probes.probe import REGRESSION
@@ -52,7 +52,10 @@ class ValueTask:
     def rows(self, layer: int, readout: str) -> Rows:
         """The rows with a target."""
         rows = _joined(read_value_splits(self.folder, layer, readout), self.n_folds)
-        folds = make_folds(rows.folds, rows.groups, self.names, self.seed, self.n_folds) if self.n_folds else rows.folds
+        folds = rows.folds
+        if self.n_folds:
+            folds = make_folds(folds, rows.groups, self.names, self.seed, self.n_folds)
+            say_fewer_folds(folds, self.n_folds)
         return Rows(rows.ids, rows.labels, rows.groups, folds, rows.targets)
 
     def fit(self, layer: int, readout: str, rows: Rows) -> LayerResult:

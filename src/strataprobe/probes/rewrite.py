@@ -58,7 +58,7 @@ def rewrite(
     stage.begin()
     try:
         _copy(source, stage.work)
-        _replace_sets(stage.work, trained, sets, record)
+        _replace_sets(source, stage.work, trained, sets, record)
         manifest = trained.manifest.model_copy(deep=True)
         done = manifest.details.setdefault(RECALIBRATED, {})
         done |= {str(layer): record for layer in sorted({layer for _, layer in sets})}
@@ -97,7 +97,11 @@ def _copy(source: Path, work: Path) -> None:
 
 
 def _replace_sets(
-    work: Path, trained: TrainedProbes, sets: Mapping[tuple[str, int], ProbeSet], record: dict[str, Any]
+    source: Path,
+    work: Path,
+    trained: TrainedProbes,
+    sets: Mapping[tuple[str, int], ProbeSet],
+    record: dict[str, Any],
 ) -> None:
     for (readout, layer), probes in sets.items():
         place = work if readout == trained.primary else work / readout
@@ -105,5 +109,13 @@ def _replace_sets(
         place.mkdir(parents=True, exist_ok=True)
         save_folder(place, probes)
         if (place / METRICS_NAME).is_file():
-            write_json(place / METRICS_NAME, {**read_json(place / METRICS_NAME), "measured_before": record})
+            known = _metrics(source / place.relative_to(work) / METRICS_NAME)
+            write_json(place / METRICS_NAME, {**known, "measured_before": record})
     write_probes(work, {**trained.sets, **sets}, trained.info, trained.scales)
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    known = read_json(path)
+    if not isinstance(known, dict):
+        raise StageError(f"{path} holds no measurements: it was changed or damaged; run 'strataprobe train' again.")
+    return known

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from strataprobe.dataset import SPLITS
 from strataprobe.errors import DataError, StageError
-from strataprobe.probes.crossval import N_FOLDS, check_folds, make_folds
+from strataprobe.probes.crossval import N_FOLDS, check_folds, make_folds, say_fewer_folds
 from strataprobe.store import ActivationFolder, LayerRows
 
 
@@ -104,6 +104,7 @@ def rows_of(splits: dict[str, LayerRows], class_names: Sequence[str], seed: int,
     if n_folds:
         folds = make_folds(labels, groups, class_names, seed, n_folds)
         check_folds(folds, labels, class_names)
+        say_fewer_folds(folds, n_folds)
     return Rows([i for part in parts for i in part.ids], labels, groups, folds)
 
 

@@ -21,6 +21,8 @@ from strataprobe.probes.solver import LogisticPath, LogisticProblem
 C_GRID: tuple[float, ...] = tuple(float(f"{c:.12g}") for c in np.logspace(-5, 1, 10))
 # Merits this close to the best count as equal; the smallest C among them, the simplest probe, is taken.
 MERIT_TIE = 1e-3
+# Beyond these every C gives the same fit, and the sums of the solver overflow.
+_LEAST_C, _MOST_C = 1e-12, 1e12
 # How far from the optimum, as a share of the objective, fits may end that only choose C.
 ROUGH = 1e-6
 
@@ -29,15 +31,15 @@ class Logistic:
     """Exact L2 logistic regression; ``Cs`` are tried, ascending.
 
     ``class_weight`` "balanced" gives the two sides of every column the same total weight, for rare classes; "none" counts
-    every row alike. Raises OptionError for another one, and for a C that is no positive number.
+    every row alike. Raises OptionError for another one, and for a C outside 1e-12 to 1e12.
     """
 
     name = "logistic"
 
     def __init__(self, Cs: Sequence[float] = C_GRID, class_weight: str = "none", *, device: str = "cpu") -> None:
         self.Cs = tuple(sorted(float(c) for c in Cs))
-        if not self.Cs or not all(np.isfinite(c) and c > 0 for c in self.Cs):
-            raise OptionError(f"the values of C must be positive numbers, not {list(Cs)}.")
+        if not self.Cs or not all(_LEAST_C <= c <= _MOST_C for c in self.Cs):
+            raise OptionError(f"the values of C must be positive numbers from 1e-12 to 1e12, not {list(Cs)}.")
         if class_weight not in ("none", "balanced"):
             raise OptionError(f"class_weight {class_weight!r} is not known: use none or balanced.")
         self.class_weight, self.device = class_weight, device
