@@ -84,7 +84,7 @@ def say_fewer_folds(folds: NDArray[np.int64], n_folds: int) -> None:
     """Note where ``make_folds`` made fewer than the ``n_folds``, above ``N_FOLDS``, that were asked for."""
     n = int(folds.max()) + 1
     if n < n_folds > N_FOLDS:
-        note(f"cross-validation: {n} folds instead of {n_folds}, each needs {_GROUPS_A_FOLD} groups of every class.")
+        note(f"cross-validation: {n} folds instead of {n_folds}: a class has too few groups of texts for more.")
 
 
 def check_folds(folds: NDArray[np.int64], labels: NDArray[np.int64], class_names: Sequence[str]) -> None:

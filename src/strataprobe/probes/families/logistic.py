@@ -21,7 +21,7 @@ from strataprobe.probes.solver import LogisticPath, LogisticProblem
 C_GRID: tuple[float, ...] = tuple(float(f"{c:.12g}") for c in np.logspace(-5, 1, 10))
 # Merits this close to the best count as equal; the smallest C among them, the simplest probe, is taken.
 MERIT_TIE = 1e-3
-# Beyond these every C gives the same fit, and the sums of the solver overflow.
+# No fit calls for more or less, and far beyond the sums of the solver overflow.
 _LEAST_C, _MOST_C = 1e-12, 1e12
 # How far from the optimum, as a share of the objective, fits may end that only choose C.
 ROUGH = 1e-6
