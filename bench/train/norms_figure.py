@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from strataprobe.compare.print_style import png_bytes
 
 # Okabe and Ito's colours; markers and line styles differ too, for a black-and-white printer
 WAYS = {
@@ -22,35 +22,25 @@ TITLES = {
     "stream": "In the shape of a residual stream",
     "plain": "Plain: no mean, every axis alike",
 }
-_STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.linewidth": 0.6,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-}
-_DPI = 300
 
 
 def draw(document: dict[str, Any]) -> bytes:
     """A panel a shape: medians of the repeats, with the span from the lowest to the highest; PNG bytes, 300 dpi."""
-    with mpl.rc_context(dict(mpl.rcParamsDefault) | {"backend": "agg"} | _STYLE):
-        figure = Figure(figsize=(7.2, 3.1))
-        FigureCanvasAgg(figure)
-        panels = np.atleast_1d(figure.subplots(1, len(document["shapes"]), sharey=True))
-        for axes, (shape, found) in zip(panels, document["shapes"].items(), strict=True):
-            _draw_panel(axes, document, found)
-            axes.set_title(TITLES[shape], fontsize=8, loc="left")
-        panels[0].set_ylabel("AUC on fresh texts")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncols=4, frameon=False, fontsize=7)
-        figure.subplots_adjust(left=0.085, right=0.99, top=0.92, bottom=0.26, wspace=0.06)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
+    return png_bytes(lambda: _figure(document))
+
+
+def _figure(document: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(7.2, 3.1))
+    FigureCanvasAgg(figure)
+    panels = np.atleast_1d(figure.subplots(1, len(document["shapes"]), sharey=True))
+    for axes, (shape, found) in zip(panels, document["shapes"].items(), strict=True):
+        _draw_panel(axes, document, found)
+        axes.set_title(TITLES[shape], fontsize=8, loc="left")
+    panels[0].set_ylabel("AUC on fresh texts")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.06, 0.0), ncols=4, frameon=False, fontsize=7)
+    figure.subplots_adjust(left=0.085, right=0.99, top=0.92, bottom=0.26, wspace=0.06)
+    return figure
 
 
 def _draw_panel(axes: Axes, document: dict[str, Any], found: dict[str, Any]) -> None:
