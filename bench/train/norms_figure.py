@@ -66,6 +66,6 @@ def _draw_panel(axes: Axes, document: dict[str, Any], found: dict[str, Any]) -> 
         )
     axes.set_xscale("log")
     axes.set_xlabel("norm of the layer's activations")
-    axes.set_xticks([10.0**k for k in range(1, 6)])
+    axes.set_xticks([10.0**k for k in range(1, 6)], ["10", "10²", "10³", "10⁴", "10⁵"])
     axes.minorticks_off()
     axes.set_ylim(min(0.68, axes.get_ylim()[0]), 1.0)

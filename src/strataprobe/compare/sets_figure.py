@@ -120,6 +120,7 @@ def _mark_best(axes: Axes, curve: Curve, axis: str, colour: str) -> None:
 
 def _draw_collapse(axes: Axes, curves: Sequence[Curve], axis: str) -> None:
     axes.set_yscale("symlog", linthresh=1.0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")  # the scale's own labels are maths
     axes.axhline(0.0, color=_GREY, linewidth=0.6)
     for i, curve in enumerate(curves):
         x = [place_of(k, curve.n_layers, axis) for k in curve.layers]
